@@ -1,0 +1,89 @@
+"""YAML into dataclasses: every key is known, every value has its type, or one line says which is not."""
+
+import dataclasses
+import difflib
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from ms_vit.errors import UsageError
+
+T = TypeVar("T")
+MAX_BYTES = 1_000_000  # a recipe or card is a page; a larger file is something else
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, read without its constructors for arbitrary objects."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UsageError(f"{path} is too large for a YAML of ours ({path.stat().st_size:,} bytes)")
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {(error.strerror or str(error)).lower()}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        line = f" at line {mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else ""
+        raise UsageError(f"{path} is no valid YAML{line}; look for a missing colon, quote or indent") from error
+    if not isinstance(values, dict):
+        raise UsageError(f'{path} must hold "key: value" lines')
+    return values
+
+
+def keys_of(cls: type) -> dict[str, type | None]:
+    """Every key of a dataclass tree: "optimizer.lr" -> None for a value, "optimizer" -> its dataclass for a section."""
+    keys: dict[str, type | None] = {}
+    for field in dataclasses.fields(cls):
+        section = field.type if isinstance(field.type, type) and dataclasses.is_dataclass(field.type) else None
+        keys[field.name] = section
+        if section:
+            keys |= {f"{field.name}.{key}": inner for key, inner in keys_of(section).items()}
+    return keys
+
+
+def flatten(values: dict[str, Any], cls: type, where: str) -> dict[str, Any]:
+    """{"optimizer": {"lr": 1}} -> {"optimizer.lr": 1}; keys that `cls` doesn't have are an error."""
+    known = keys_of(cls)
+    flat: dict[str, Any] = {}
+
+    def walk(prefix: str, section: dict[str, Any]) -> None:
+        for name, value in section.items():
+            key = f"{prefix}{name}"
+            if key not in known:
+                raise UsageError(unknown_key(key, known, where))
+            if known[key] is None:
+                flat[key] = value
+            elif isinstance(value, dict):
+                walk(f"{key}.", value)
+            else:
+                raise UsageError(f'"{key}" in {where} is a section; give it keys, not {value!r}')
+
+    walk("", values)
+    return flat
+
+
+def unknown_key(key: str, known: dict[str, type | None], where: str) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    return f'unknown key "{key}" in {where}' + (f'; did you mean "{near[0]}"?' if near else "")
+
+
+def parser_of(cls: type) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls)
+    return parser
+
+
+def build(cls: type[T], values: dict[str, Any], where: str) -> T:
+    """An instance of a dataclass tree from nested or dotted keys; `where` is named in errors."""
+    parser = parser_of(cls)
+    try:
+        return cls(**parser.instantiate(parser.parse_object(flatten(values, cls, where))).as_dict())
+    except ArgumentError as error:
+        raise UsageError(f"{explain(error)} in {where}") from error
+
+
+def explain(error: ArgumentError) -> str:
+    """jsonargparse's report of a value of the wrong type, in one line."""
+    text = " ".join(str(error).split()).removeprefix("Parser key ").rstrip(".")
+    return re.sub(r": Expected an? (?:<class '(\w+)'>|(.+?))\. Got value: ", r": expected \1\2, got ", text)

@@ -1,0 +1,94 @@
+"""The classes of a folder: ids (what the class folders are called) and names (what people call them)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ms_vit.data.cards import Card
+from ms_vit.data.folder import class_folders
+from ms_vit.errors import DataError
+
+META = Path("ILSVRC2012_devkit_t12", "data", "meta.mat")
+MAX_META = 50_000_000  # bytes; ImageNet's own has 27 kB
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Class ids and names; the position is the class index.
+
+    Args:
+        ids: names of the class folders, sorted.
+        names: what to show people, one for each id.
+    """
+
+    ids: list[str]
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def read_labels(folder: Path) -> Labels:
+    """The classes of folder/train (of folder/val where there is no train/).
+
+    Names come from ImageNet's devkit in the folder, else from the card it was downloaded by, else they are the ids.
+    Raises DataError where there is no split, no class, or the devkit is damaged.
+    """
+    split = next((folder / name for name in ("train", "val") if (folder / name).is_dir()), None)
+    if split is None:
+        raise DataError(f"{folder} has no train/ and no val/; give a folder that holds train/CLASS/IMAGE files")
+    ids = [child.name for child in class_folders(split)]
+    if not ids:
+        raise DataError(f"{split} has no class folders; put each class's images into a folder of their own")
+    names = names_of(folder)
+    return Labels(ids, [names.get(id, id) for id in ids])
+
+
+def labels_for(folder: Path, num_classes: int | None) -> Labels:
+    """The classes of a model that is to be trained on a folder: the folder's own, unless `num_classes` asks for more.
+
+    With ImageNet's devkit in the folder, its 1,000 classes may be asked for; a folder of some of them then trains and
+    scores among all. Raises DataError for any other number.
+    """
+    labels = read_labels(folder)
+    if num_classes in (None, len(labels)):
+        return labels
+    known = devkit_labels(folder)
+    if known and len(known) == num_classes:
+        return known
+    raise DataError(f"{folder} has {len(labels)} classes, not {num_classes}; leave model.num_classes out to take them")
+
+
+def names_of(folder: Path) -> dict[str, str]:
+    """Class folder -> name, as far as the folder's devkit or else its card.yaml says. Raises as read_labels."""
+    if known := devkit_labels(folder):
+        return dict(zip(known.ids, known.names, strict=True))
+    card = folder / "card.yaml"
+    return Card.load(card).class_names if card.is_file() else {}
+
+
+def devkit_labels(folder: Path) -> Labels | None:
+    """All leaf classes of the ImageNet devkit in `folder` in wnid order (the usual class index); None without devkit.
+
+    A name is the first of a synset's synonyms. Names are not unique ("crane" is a bird and a machine), ids are.
+    Raises DataError where meta.mat can't be read.
+    """
+    path = folder / META
+    if not path.is_file():
+        return None
+    from scipy.io import loadmat
+
+    try:
+        if path.stat().st_size > MAX_META:
+            raise ValueError("too large")
+        synsets = loadmat(path, squeeze_me=True)["synsets"]
+        leaves = {
+            str(synset["WNID"]): str(synset["words"]).split(",")[0].strip()
+            for synset in synsets
+            if int(synset["num_children"]) == 0
+        }
+    except Exception as error:  # a damaged file makes SciPy's reader raise nearly anything
+        raise DataError(f"{path} is damaged; delete {folder} and download it again") from error
+    if not leaves:
+        raise DataError(f"{path} lists no classes; delete {folder} and download it again")
+    ids = sorted(leaves)
+    return Labels(ids, [leaves[id] for id in ids])

@@ -1,0 +1,78 @@
+"""What is done to an image, written as calls of mindspore.dataset.vision: "RandomHorizontalFlip(0.5)".
+
+A recipe lists such texts, a run prints them, a checkpoint carries them. They are read, never evaluated: a call of one
+of that module's operations with literals, and with the names that `Preprocessing.names` gives.
+"""
+
+import ast
+import difflib
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import mindspore.dataset.vision as vision
+
+from ms_vit.errors import UsageError
+
+
+@dataclass(kw_only=True, frozen=True)
+class Preprocessing:
+    """How a model wants its images: operations, with the values that their names stand for.
+
+    image_size in pixels; resize_size is image_size / crop_pct; mean and std of the channels, from 0 to 1.
+    """
+
+    transforms: list[str]
+    image_size: int
+    crop_pct: float
+    mean: list[float]
+    std: list[float]
+
+    @property
+    def names(self) -> dict[str, Any]:
+        # Decoded images hold 0..255, and MindSpore's Normalize takes its mean and std on that scale.
+        return {"image_size": self.image_size, "resize_size": int(self.image_size / self.crop_pct),
+                "mean": [255 * value for value in self.mean], "std": [255 * value for value in self.std]}
+
+    def operations(self) -> list[Any]:
+        """The operations of mindspore.dataset.vision: file bytes [n] uint8 -> [3, H, W] float32."""
+        return [operation(text, self.names) for text in self.transforms]
+
+
+def operation(text: str, names: dict[str, Any]) -> Any:
+    """One operation from its text, e.g. "Resize(resize_size, Inter.BICUBIC)"."""
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise UsageError(f'"{text}" in the recipe\'s augment is no call, as "RandomHorizontalFlip(0.5)" is') from error
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+        raise UsageError(f'"{text}" in the recipe\'s augment is no call, as "RandomHorizontalFlip(0.5)" is')
+    try:
+        arguments = [literal(node, names) for node in call.args]
+        keywords = {word.arg: literal(word.value, names) for word in call.keywords if word.arg}
+        return vision_class(call.func.id)(*arguments, **keywords)
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UsageError(f'"{text}" in the recipe\'s augment: {reason}') from error
+
+
+def vision_class(name: str) -> Any:
+    found = getattr(vision, name, None)
+    if not inspect.isclass(found) or not hasattr(found, "parse"):
+        near = difflib.get_close_matches(name, [n for n in dir(vision) if n[:1].isupper()], n=1)
+        hint = f'; did you mean "{near[0]}"?' if near else ""
+        raise UsageError(f'mindspore.dataset.vision has no operation "{name}"{hint}')
+    return found
+
+
+def literal(node: ast.expr, names: dict[str, Any]) -> Any:
+    """A number, text, list or tuple of them, one of `names`, or a member of Inter or Border."""
+    if isinstance(node, ast.Name):
+        if node.id not in names:
+            raise UsageError(f'unknown name "{node.id}" in the recipe\'s augment; there are {", ".join(names)}')
+        return names[node.id]
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [literal(item, names) for item in node.elts]
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("Inter", "Border"):
+        return getattr(vision, node.value.id)[node.attr]
+    return ast.literal_eval(node)

@@ -1,0 +1,37 @@
+"""The device at hand: choosing it, and what it can do."""
+
+import os
+
+import mindspore as ms
+
+from ms_vit.errors import UsageError
+
+DEVICES = ("CPU", "GPU", "Ascend")
+
+
+def use_device(device: str | None = None) -> str:
+    """Makes MindSpore compile graphs for `device` (default: what it finds); returns the device's name."""
+    if device is not None:
+        names = {name.lower(): name for name in DEVICES}
+        if device.lower() not in names:
+            raise UsageError(f'no device "{device}"; there are {", ".join(DEVICES)}')
+        device = names[device.lower()]
+        try:
+            ms.set_device(device)
+        except (RuntimeError, ValueError) as error:
+            raise UsageError(f"MindSpore {ms.__version__} finds no {device} here; "
+                             "leave --device out to take what it finds") from error
+    ms.set_context(mode=ms.GRAPH_MODE)
+    return ms.get_context("device_target")
+
+
+def cpu_count() -> int:
+    """Cores that this process may use; in a container often fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def amp_level(level: str, device: str) -> str:
+    """What "auto" mixed precision means on a device: float16 where it is fast."""
+    if level != "auto":
+        return level
+    return "O2" if device == "Ascend" else "O0"

@@ -1,0 +1,146 @@
+"""ms-vit download: fetch a data set, verify it and lay it out as train/ val/ infer/."""
+
+import contextlib
+import fcntl
+import importlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ms_vit import cli
+from ms_vit.data import manifest
+from ms_vit.data.cards import Card
+from ms_vit.data.fetch import FULL, add_to_record, fetch, hold_to_record, is_url
+from ms_vit.errors import DataError, UsageError
+from ms_vit.progress import say
+
+
+@dataclass(frozen=True)
+class Download:
+    """A data set on disk.
+
+    Args:
+        card: its card's name.
+        folder: where it is, with train/, val/ and, where the data set has them, images to look at in infer/.
+        files: how many files were verified.
+        new: False where it was there already.
+        seconds: what it took.
+    """
+
+    card: str
+    folder: Path
+    files: int
+    new: bool
+    seconds: float
+
+
+def download(card: str, root: Path = Path("data"), source: str | None = None) -> Download:
+    """Fetch a data set, verify it and lay it out as ROOT/CARD/train, val and infer.
+
+    Once it is there, the same command only verifies it. A transfer that broke off goes on where it stopped.
+
+    Args:
+        card: a published data set (digits, mnist, cifar10, imagenet-subset), or the path of your own card (.yaml).
+        root: the folder that data sets land in.
+        source: in place of the card's address: a file or a folder that holds the card's files, or a URL.
+    """
+    began = time.monotonic()
+    chosen = Card.load(card)
+    check_source(chosen, source)
+    folder = root / chosen.name
+    downloads, work = root / f".{chosen.name}.part", root / f".{chosen.name}.work"
+    with only_one(downloads, chosen):
+        new = not folder.exists()
+        if new:
+            try:
+                make(chosen, source, folder, downloads, work)
+            except OSError as error:
+                if error.errno in FULL:
+                    raise DataError(f"the disk is full: {root} can't take {chosen.name}; free some space, then run "
+                                    "the same command again") from error
+                raise
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+        else:
+            verify(folder)
+    files = len(manifest.parse(folder / manifest.NAME))
+    say(f"{folder}: {chosen.title}; {files:,} files {'written' if new else 'verified'}")
+    return Download(chosen.name, folder, files, new, round(time.monotonic() - began, 3))
+
+
+def check_source(card: Card, source: str | None) -> None:
+    """Refuses a --source that can't stand in for what the card fetches."""
+    if source and not card.files:
+        raise UsageError(f"{card.name} comes with scikit-learn and is not fetched; leave out --source")
+    if source and len(card.files) > 1 and not (source.endswith("/") if is_url(source) else Path(source).is_dir()):
+        raise UsageError(f'{card.name} has {len(card.files)} files; --source must be a folder that holds them, '
+                         'or its URL ending in "/"')
+
+
+@contextlib.contextmanager
+def only_one(downloads: Path, card: Card) -> Iterator[None]:
+    """Keeps two downloads of a card from writing into one another; leaves `downloads` only with something in it."""
+    downloads.mkdir(parents=True, exist_ok=True)
+    lock = os.open(downloads, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems can't lock, and most people download once
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise DataError(f"another download of {card.name} is writing to {downloads.parent}; wait for it, "
+                                "or give another --root") from error
+        yield
+    finally:
+        os.close(lock)
+        with contextlib.suppress(OSError):
+            downloads.rmdir()
+
+
+def make(card: Card, source: str | None, folder: Path, downloads: Path, work: Path) -> None:
+    """Fetches, lays out in `work`, and renames that to `folder`: nobody ever sees half a data set."""
+    record = folder.with_name(f"{card.name}.sha256")
+    paths = [fetch(file, source, downloads) for file in card.files]
+    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+    work.mkdir()
+    try:
+        for file, path in zip(card.files, paths, strict=True):
+            if not file.vouched:
+                hold_to_record(file, path, record)
+        module = importlib.import_module(f"ms_vit.data.sources.{card.format.replace('-', '_')}")
+        module.lay_out(paths, work, card)
+    except DataError:
+        # Without a published hash the transfer may be what is bad: the next run must not start from it.
+        for file, path in zip(card.files, paths, strict=True):
+            if not file.vouched and path.parent == downloads:
+                path.unlink()
+        raise
+    (work / "card.yaml").write_text(card.to_yaml(), encoding="utf-8")
+    manifest.write(work)
+    for file, path in zip(card.files, paths, strict=True):
+        if not file.vouched:
+            add_to_record(file, path, record)
+    os.rename(work, folder)
+    for left in downloads.iterdir():
+        left.unlink()
+
+
+def verify(folder: Path) -> None:
+    """Raises DataError unless `folder` is a download of ours, unchanged."""
+    if not (folder / manifest.NAME).is_file():
+        raise DataError(f"{folder} exists and is no download of ours; move it away, or give another --root")
+    if problems := manifest.verify(folder):
+        more = f" and {len(problems) - 3:,} more" if len(problems) > 3 else ""
+        raise DataError(f"{folder} is not as it was downloaded: {', '.join(problems[:3])}{more}; "
+                        "delete the folder and run the same command again")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(download, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

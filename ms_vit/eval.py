@@ -1,0 +1,63 @@
+"""ms-vit eval: score a checkpoint on every image of a split."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ms_vit import cli
+from ms_vit.progress import say
+
+
+@dataclass
+class Evaluation:
+    """Top-1 and top-5 accuracy from 0 to 1, the images they are of, and the file that says more."""
+
+    top1: float
+    top5: float
+    images: int
+    out: Path
+
+
+def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: str | Path | None = None,
+         batch_size: int = 32, workers: int | None = None, device: str | None = None) -> Evaluation:
+    """Score a checkpoint on every image of a split: top-1, top-5, per class, confusion.
+
+    Args:
+        checkpoint: a run folder (its best checkpoint), one of its checkpoints, or a weight file.
+        data: folder that holds the split.
+        split: folder below data, with one folder a class.
+        out: where eval.json goes (default: the run folder, or beside the weight file).
+        batch_size: images at once; the result doesn't depend on it.
+        workers: threads that read images (default: what the machine has).
+        device: CPU, GPU or Ascend (default: what MindSpore finds).
+    """
+    from ms_vit.data.pipeline import folder_pipeline, numpy_batches
+    from ms_vit.predictor import Predictor, score
+    from ms_vit.training.checkpoint import run_folder
+
+    predictor = Predictor(checkpoint, device=device, batch_size=batch_size)
+    labels, data = predictor.spec.labels, Path(data)
+    batches = folder_pipeline(data / split, labels, predictor.spec.preprocessing, batch_size=batch_size, training=False,
+                              workers=workers)
+    scores = score(predictor.net, numpy_batches(batches), classes=len(labels), batch_size=batch_size,
+                   total=batches.get_dataset_size())
+
+    out = Path(out or run_folder(predictor.weights) / "eval.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    about = {"checkpoint": str(predictor.weights), "data": str(data), "split": split}
+    out.write_text(json.dumps(about | scores.as_dict(labels), indent=1))
+    say(f"{data / split}: top-1 {100 * scores.top1:.2f} %, top-5 {100 * scores.top5:.2f} % "
+        f"of {scores.images:,} images, by {predictor.weights}")
+    for mistake in scores.mistakes(labels):
+        say(f"  {mistake}")
+    say(f"per class and confusion: {out}")
+    return Evaluation(scores.top1, scores.top5, scores.images, out)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(eval, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""The Vision Transformer (Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words"), read from top to bottom.
+
+B images, C channels, N tokens of width D, H heads of width d. Parameters carry timm's names.
+"""
+
+from typing import Literal
+
+from mindspore import Parameter, nn, ops
+from mindspore.common.initializer import Normal, TruncatedNormal, XavierUniform, initializer
+
+from ms_vit.models import kernels
+
+Pool = Literal["cls", "mean", "flatten"]
+
+
+def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of a size that may be given as one number."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def dense(inputs: int, outputs: int) -> nn.Dense:
+    """A linear layer [..., inputs] -> [..., outputs], started as in the paper's own code: Xavier uniform, bias zero."""
+    return nn.Dense(inputs, outputs, weight_init=XavierUniform(), bias_init="zeros")
+
+
+class PatchEmbedding(nn.Cell):
+    """Cuts images into patches and projects each (sec. 3.1, eq. 1): [B, C, H, W] -> [B, N, D].
+
+    Sides that are no multiple of the patch are padded with zeros at the right and the bottom.
+    """
+
+    def __init__(self, image_size: tuple[int, int], patch_size: int, channels: int, dim: int):
+        super().__init__()
+        height, width = image_size
+        self.grid = (-(-height // patch_size), -(-width // patch_size))
+        self.padding = (0, self.grid[1] * patch_size - width, 0, self.grid[0] * patch_size - height)
+        self.proj = kernels.PatchConv(channels, dim, patch_size)
+
+    def construct(self, x):
+        if self.padding != (0, 0, 0, 0):
+            x = ops.pad(x, self.padding)
+        return self.proj(x)
+
+
+class FeedForward(nn.Cell):
+    """The MLP of a block: two linear layers with GELU between (sec. 3.1): [B, N, D] -> [B, N, D]."""
+
+    def __init__(self, dim: int, mlp_dim: int, *, dropout: float = 0.0, gelu: kernels.Gelu = "exact"):
+        super().__init__()
+        self.fc1 = dense(dim, mlp_dim)
+        self.fc2 = dense(mlp_dim, dim)
+        self.gelu = kernels.GELU[gelu]
+        self.dropout = nn.Dropout(p=dropout)
+
+    def construct(self, x):
+        x = self.dropout(self.gelu(self.fc1(x)))               # [B, N, M]
+        return self.dropout(self.fc2(x))                       # [B, N, D]
+
+
+class Attention(nn.Cell):
+    """Multi-head self-attention (Vaswani et al. 2017, sec. 3.2.2): [B, N, D] -> [B, N, D].
+
+    `dim` must be divisible by `num_heads` unless `head_dim` is given. `dropout` acts on the output,
+    `attention_dropout` on the attention weights.
+    """
+
+    def __init__(self, dim: int, num_heads: int, *, head_dim: int | None = None, dropout: float = 0.0,
+                 attention_dropout: float = 0.0):
+        super().__init__()
+        if head_dim is None and dim % num_heads:
+            raise ValueError(f"width {dim} can't be split into {num_heads} heads; give head_dim")
+        self.num_heads = num_heads
+        self.head_dim = head_dim or dim // num_heads
+        self.inner_dim = num_heads * self.head_dim
+        self.scale = self.head_dim ** -0.5
+        self.qkv = dense(dim, 3 * self.inner_dim)
+        self.proj = dense(self.inner_dim, dim)
+        self.attend = kernels.Attend(attention_dropout)
+        self.dropout = nn.Dropout(p=dropout)
+
+    def heads(self, x):
+        b, n, _ = x.shape
+        return x.reshape(b, n, self.num_heads, self.head_dim).transpose(0, 2, 1, 3)
+
+    def construct(self, x):
+        b, n, _ = x.shape
+        q, k, v = ops.split(self.qkv(x), self.inner_dim, axis=-1)                      # 3 x [B, N, H * d]
+        x = self.attend(self.heads(q * self.scale), self.heads(k), self.heads(v))      # [B, H, N, d]
+        x = x.transpose(0, 2, 1, 3).reshape(b, n, self.inner_dim)                      # [B, N, H * d]
+        return self.dropout(self.proj(x))                                              # [B, N, D]
+
+
+class EncoderBlock(nn.Cell):
+    """One pre-norm block: attention and MLP, each with a residual (sec. 3.1, eq. 2 and 3): [B, N, D] -> [B, N, D]."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_dim: int, *, head_dim: int | None = None, dropout: float = 0.0,
+                 attention_dropout: float = 0.0, drop_path: float = 0.0, gelu: kernels.Gelu = "exact"):
+        super().__init__()
+        self.norm1 = kernels.LayerNorm(dim)
+        self.attn = Attention(dim, num_heads, head_dim=head_dim, dropout=dropout, attention_dropout=attention_dropout)
+        self.norm2 = kernels.LayerNorm(dim)
+        self.mlp = FeedForward(dim, mlp_dim, dropout=dropout, gelu=gelu)
+        self.drop_path = kernels.DropPath(drop_path)
+
+    def construct(self, x):
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class TransformerEncoder(nn.SequentialCell):
+    """`depth` blocks, one after the other: [B, N, D] -> [B, N, D].
+
+    `drop_path` is the rate of the last block; the blocks before it get less, linearly (Huang et al. 2016, sec. 3).
+    """
+
+    def __init__(self, dim: int, depth: int, num_heads: int, mlp_dim: int, *, drop_path: float = 0.0, **block):
+        rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        super().__init__([EncoderBlock(dim, num_heads, mlp_dim, drop_path=rate, **block) for rate in rates])
+
+
+class ViT(nn.Cell):
+    """Vision Transformer: images [B, C, H, W], float32 and normalised -> logits [B, num_classes].
+
+    image_size: side of the square input, or (height, width), in pixels.
+    pool: what the head sees. "cls": the class token (the paper), "mean": the mean of the patch tokens
+        (Beyer et al. 2022), "flatten": all of them side by side. Only "cls" has a class token.
+    dropout: after the positions, the attention and both layers of the MLP. attention_dropout: on attention weights.
+    drop_path: stochastic depth of the last block. All three are shares dropped, from 0 to below 1.
+    gelu: "exact" as timm and PyTorch, "tanh" as JAX; "tanh" is several times faster on a CPU.
+
+    Raises ValueError where `dim` is not divisible by `num_heads` and no `head_dim` is given.
+    """
+
+    def __init__(self, *, image_size: int | tuple[int, int], patch_size: int, num_classes: int, dim: int, depth: int,
+                 num_heads: int, mlp_dim: int, channels: int = 3, head_dim: int | None = None, pool: Pool = "cls",
+                 dropout: float = 0.0, attention_dropout: float = 0.0, drop_path: float = 0.0,
+                 gelu: kernels.Gelu = "exact"):
+        super().__init__()
+        self.pool = pool
+        self.patch_embed = PatchEmbedding(pair(image_size), patch_size, channels, dim)
+        tokens = self.patch_embed.grid[0] * self.patch_embed.grid[1]
+
+        if pool == "cls":
+            self.cls_token = Parameter(initializer(Normal(1e-6), (1, 1, dim)))
+        self.pos_embed = Parameter(initializer(TruncatedNormal(0.02), (1, tokens + (pool == "cls"), dim)))
+        self.dropout = nn.Dropout(p=dropout)
+
+        self.blocks = TransformerEncoder(dim, depth, num_heads, mlp_dim, head_dim=head_dim, dropout=dropout,
+                                         attention_dropout=attention_dropout, drop_path=drop_path, gelu=gelu)
+        self.norm = kernels.LayerNorm(dim)
+        # A head of zeros starts every class equal (sec. 3.2), and fine-tuning starts from undisturbed features.
+        self.head = nn.Dense(dim * tokens if pool == "flatten" else dim, num_classes, "zeros", "zeros")
+
+    def construct(self, x):
+        x = self.patch_embed(x)                                                        # [B, N, D]
+        if self.pool == "cls":
+            cls_token = ops.broadcast_to(self.cls_token, (x.shape[0], -1, -1)).astype(x.dtype)
+            x = ops.concat((cls_token, x), 1)                                          # [B, 1 + N, D]
+        x = self.dropout(x + self.pos_embed)
+        x = self.norm(self.blocks(x))
+
+        if self.pool == "cls":
+            x = x[:, 0]
+        elif self.pool == "mean":
+            x = x.mean(1)
+        else:
+            x = x.reshape(x.shape[0], -1)
+        return self.head(x)                                                            # [B, num_classes]

@@ -1,0 +1,89 @@
+"""A trained network that answers: logits for batches, and names with probabilities for pictures."""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn
+from PIL import Image
+
+from ms_vit.data.images import read_image
+from ms_vit.device import cpu_count, use_device
+from ms_vit.models.weights import load_model
+from ms_vit.progress import track
+from ms_vit.reports.scores import Scores
+from ms_vit.training.checkpoint import model_file
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One class of an answer: its index in the head, its id (class folder), its name, its probability from 0 to 1."""
+
+    index: int
+    id: str
+    name: str
+    probability: float
+
+
+class Predictor:
+    """Names what is on pictures: Predictor("runs/digits")(["a.png", "b.jpg"], top_k=5).
+
+    checkpoint: a run folder (its best checkpoint), one of its checkpoints, or a weight file of ours.
+    batch_size: pictures that go through the network at once; the last batch is filled up, so any number will do.
+
+    Raises DataError where there is no whole checkpoint, or a picture can't be read.
+    """
+
+    def __init__(self, checkpoint: str | Path, *, device: str | None = None, batch_size: int = 32):
+        use_device(device)
+        self.weights = model_file(Path(checkpoint))
+        self.net, self.spec = load_model(self.weights)
+        self.batch_size = batch_size
+        self.operations = self.spec.preprocessing.operations()
+
+    def __call__(self, images: Sequence[str | Path | Image.Image], top_k: int = 5) -> list[list[Prediction]]:
+        """The `top_k` most probable classes of each image, the most probable first."""
+        with ThreadPoolExecutor(cpu_count()) as pool:
+            ready = list(pool.map(self.prepare, images))
+        answers = []
+        for start in range(0, len(ready), self.batch_size):
+            logits = batch_logits(self.net, np.stack(ready[start:start + self.batch_size]), self.batch_size)
+            answers += [self.top(row, top_k) for row in logits]
+        return answers
+
+    def prepare(self, image: str | Path | Image.Image) -> np.ndarray:
+        """A picture as the network wants it, [3, H, W] float32."""
+        pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else read_image(Path(image)))
+        for operation in self.operations[1:]:       # the first is Decode, and the pixels are decoded
+            pixels = operation(pixels)
+        return pixels
+
+    def top(self, logits: np.ndarray, top_k: int) -> list[Prediction]:
+        exponents = np.exp(logits.astype(np.float64) - logits.max())
+        probabilities = exponents / exponents.sum()
+        best = np.argsort(-probabilities, kind="stable")[:top_k]
+        labels = self.spec.labels
+        return [Prediction(int(i), labels.ids[i], labels.names[i], float(probabilities[i])) for i in best]
+
+
+def batch_logits(net: nn.Cell, images: np.ndarray, batch_size: int) -> np.ndarray:
+    """Logits [n, C] of images [n, 3, H, W], n <= batch_size.
+
+    A smaller batch is filled up and the filling's answers dropped: another shape would compile the graph anew.
+    """
+    missing = batch_size - len(images)
+    if missing:
+        images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
+    return net(ms.Tensor(images)).asnumpy()[:batch_size - missing].astype(np.float32)
+
+
+def score(net: nn.Cell, batches: Iterable[tuple[np.ndarray, np.ndarray]], *, classes: int, batch_size: int,
+          total: int | None = None) -> Scores:
+    """Scores over every image of `batches`, pairs of images [n, 3, H, W] and labels [n]; `net` must not be training."""
+    scores = Scores(classes)
+    for images, labels in track(batches, "scoring", "batches", total):
+        scores.add(batch_logits(net, images, batch_size), labels)
+    return scores

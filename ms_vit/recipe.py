@@ -1,0 +1,264 @@
+"""A recipe: all that decides a training run, in one tree of small dataclasses.
+
+Defaults here < a YAML file (a published one by name, or one's own) < what the command line or the caller changes.
+The YAML files say only what differs from the defaults.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ms_vit import config
+from ms_vit.errors import UsageError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclass(kw_only=True)
+class Data:
+    """Where the images are.
+
+    Args:
+        name: a downloaded data set (a folder under root), or the path of any folder with train/ and val/.
+        root: the folder that downloads land in.
+        workers: processes' threads that read images; what the machine has, where not given.
+    """
+
+    name: str = "digits"
+    root: Path = Path("data")
+    workers: int | None = None
+
+    @property
+    def folder(self) -> Path:
+        named = self.root / self.name
+        return named if named.is_dir() else Path(self.name)
+
+
+@dataclass(kw_only=True)
+class Augment:
+    """What is done to an image, as calls of mindspore.dataset.vision in their order.
+
+    Args:
+        train: for training; image_size, resize_size, mean and std stand for the model's and the recipe's.
+        eval: for validation and prediction.
+        crop_pct: resize_size is image_size / crop_pct.
+        mean: of the channels red, green, blue, from 0 to 1 (the default is ImageNet's).
+        std: of the channels, likewise.
+    """
+
+    train: list[str] = field(default_factory=lambda: [
+        "RandomCropDecodeResize(image_size, scale=(0.08, 1.0), ratio=(0.75, 1.333))",
+        "RandomHorizontalFlip(0.5)",
+        "Normalize(mean, std)",
+        "HWC2CHW()",
+    ])
+    eval: list[str] = field(default_factory=lambda: [
+        "Decode()",
+        "Resize(resize_size)",
+        "CenterCrop(image_size)",
+        "Normalize(mean, std)",
+        "HWC2CHW()",
+    ])
+    crop_pct: float = 0.875
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+@dataclass(kw_only=True)
+class Model:
+    """The network; what is not given comes from its name.
+
+    Args:
+        name: vit_{tiny,small,base,large}_patch{8,14,16,32}_SIZE.
+        image_size: side of the input in pixels.
+        patch_size: side of a patch in pixels.
+        dim: width of a token.
+        depth: number of blocks.
+        num_heads: attention heads.
+        mlp_dim: inner width of the MLP.
+        num_classes: classes of the head; those of the data, where not given.
+        pool: what the head sees - the class token, the mean of the patch tokens, or all of them side by side.
+        dropout: share dropped after positions, attention and MLP layers.
+        attention_dropout: share of attention weights dropped.
+        drop_path: stochastic depth of the last block.
+        gelu: exact as in timm, or tanh, which is faster on a CPU.
+    """
+
+    name: str = "vit_tiny_patch16_224"
+    image_size: int | None = None
+    patch_size: int | None = None
+    dim: int | None = None
+    depth: int | None = None
+    num_heads: int | None = None
+    mlp_dim: int | None = None
+    num_classes: int | None = None
+    pool: Literal["cls", "mean", "flatten"] = "cls"
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    drop_path: float = 0.0
+    gelu: Literal["exact", "tanh"] = "exact"
+
+
+@dataclass(kw_only=True)
+class Optimizer:
+    """How weights follow gradients.
+
+    Args:
+        name: adamw (decoupled weight decay) or adam (L2).
+        lr: learning rate at its highest.
+        betas: decay of the two moments.
+        eps: added to the denominator.
+        weight_decay: on matrices only.
+        clip_norm: bound of the gradients' joint norm; 0 for none.
+    """
+
+    name: Literal["adamw", "adam"] = "adamw"
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0
+
+
+@dataclass(kw_only=True)
+class Schedule:
+    """The learning rate over time: linear warm-up, then a cosine.
+
+    Args:
+        warmup_epochs: length of the warm-up; may be a fraction.
+        min_lr: where the cosine ends.
+        per_epoch: change it between epochs only.
+    """
+
+    warmup_epochs: float = 0.0
+    min_lr: float = 0.0
+    per_epoch: bool = False
+
+
+@dataclass(kw_only=True)
+class Loss:
+    """Cross-entropy.
+
+    Args:
+        label_smoothing: share of the target spread evenly over all classes.
+    """
+
+    label_smoothing: float = 0.0
+
+
+@dataclass(kw_only=True)
+class Train:
+    """The run.
+
+    Args:
+        epochs: passes over the training images.
+        batch_size: images a step.
+        seed: fixes initial weights, order, augmentation and dropout.
+        amp_level: O0 is float32, O2 and O3 are float16 with loss scaling; auto is O2 on Ascend and O0 elsewhere.
+        log_every: steps between two lines of metrics.jsonl.
+    """
+
+    epochs: int = 10
+    batch_size: int = 16
+    seed: int = 0
+    amp_level: Literal["auto", "O0", "O2", "O3"] = "auto"
+    log_every: int = 10
+
+
+@dataclass(kw_only=True)
+class Checkpoint:
+    """What is kept of a run.
+
+    Args:
+        every_epochs: epochs between two checkpoints; the last epoch always gets one.
+        keep: newest checkpoints that stay, besides the best.
+    """
+
+    every_epochs: int = 1
+    keep: int = 2
+
+
+@dataclass(kw_only=True)
+class Recipe:
+    """A training run, whole."""
+
+    data: Data = field(default_factory=Data)
+    augment: Augment = field(default_factory=Augment)
+    model: Model = field(default_factory=Model)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    loss: Loss = field(default_factory=Loss)
+    train: Train = field(default_factory=Train)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+
+    @classmethod
+    def load(cls, name_or_file: str | Path, changes: dict[str, Any] | None = None) -> "Recipe":
+        """A recipe by its published name or its file, with `changes` by dotted keys, e.g. {"train.epochs": 3}."""
+        path = recipe_file(name_or_file)
+        values = config.flatten(config.read_yaml(path), cls, str(name_or_file))
+        known = config.keys_of(cls)
+        for key in changes or {}:
+            if key not in known:
+                raise UsageError(config.unknown_key(key, known, "the changes to the recipe"))
+        recipe = config.build(cls, nest(values | (changes or {})), str(name_or_file))
+        recipe.validate()
+        return recipe
+
+    def validate(self) -> None:
+        """Refuses values that no run can use."""
+        counts = ("train.epochs", "train.batch_size", "train.log_every", "checkpoint.every_epochs", "checkpoint.keep")
+        for key in counts:
+            section, name = key.split(".")
+            if getattr(getattr(self, section), name) < 1:
+                raise UsageError(f'"{key}" must be at least 1')
+        for name in ("dropout", "attention_dropout", "drop_path"):
+            if not 0 <= getattr(self.model, name) < 1:
+                raise UsageError(f'"model.{name}" is a share dropped; it must be at least 0 and below 1')
+        if not 0 < self.augment.crop_pct <= 1:
+            raise UsageError('"augment.crop_pct" must be above 0 and at most 1')
+        if not 0 <= self.loss.label_smoothing < 1:
+            raise UsageError('"loss.label_smoothing" must be at least 0 and below 1')
+        if self.data.workers is not None and self.data.workers < 1:
+            raise UsageError('"data.workers" must be at least 1')
+
+    def as_dict(self) -> dict[str, Any]:
+        """Nested plain values, as YAML and JSON know them."""
+        return plain(dataclasses.asdict(self))
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.as_dict(), sort_keys=False, width=120)
+
+
+def recipe_file(name_or_file: str | Path) -> Path:
+    """The file of a published recipe's name, or the given file."""
+    path = Path(name_or_file)
+    if path.suffix in (".yaml", ".yml"):
+        return path
+    published = RECIPES / f"{name_or_file}.yaml"
+    if not published.is_file():
+        names = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
+        raise UsageError(f'no recipe "{name_or_file}"; give one of {names}, or the path of a .yaml file')
+    return published
+
+
+def nest(flat: dict[str, Any]) -> dict[str, Any]:
+    """{"train.epochs": 3} -> {"train": {"epochs": 3}}."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, name = key.split(".")
+        inner = nested
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[name] = value
+    return nested
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value

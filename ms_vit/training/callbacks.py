@@ -1,0 +1,160 @@
+"""What happens around the steps of Model.train: metrics, progress, validation, checkpoints."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mindspore.train import Callback
+
+from ms_vit.data.pipeline import interruptible
+from ms_vit.progress import progress, say
+from ms_vit.reports.scores import Scores
+from ms_vit.training.checkpoint import RunState
+
+
+class MetricsFile:
+    """metrics.jsonl: a line every k steps and a line an epoch."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def write(self, **values: Any) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drops what an interrupted run wrote after the step from which it goes on."""
+        if self.path.is_file():
+            lines = [line for line in self.path.read_text().splitlines() if json.loads(line)["step"] <= step]
+            self.path.write_text("".join(line + "\n" for line in lines))
+
+
+class Steps(Callback):
+    """Counts steps, writes their metrics, shows progress, and says early how long the run will take.
+
+    learning_rates: one for each step, [steps].
+    """
+
+    WARM = 5  # steps until the speed is steady: the first compiles the graph
+
+    def __init__(self, state: RunState, metrics: MetricsFile, *, learning_rates: np.ndarray, batch_size: int,
+                 log_every: int, device: str):
+        super().__init__()
+        self.state = state
+        self.metrics = metrics
+        self.learning_rates = learning_rates
+        self.batch_size = batch_size
+        self.log_every = log_every
+        self.device = device
+        self.losses: list[Any] = []         # of this epoch; read on demand, since reading waits for the device
+        self.seconds = 0.0                  # spent in the steps after the first
+        self.timed_steps = 0
+        self.bar: Any = None                # from the first step on: compiling would spoil its rate
+
+    @property
+    def total(self) -> int:
+        return len(self.learning_rates)
+
+    @property
+    def images_per_second(self) -> float:
+        return self.batch_size * self.timed_steps / self.seconds if self.seconds else 0.0
+
+    @property
+    def mean_loss(self) -> float:
+        """Of the epoch so far."""
+        return float(np.mean([loss.asnumpy() for loss in self.losses]))
+
+    def on_train_begin(self, run_context: Any) -> None:
+        self.began = time.perf_counter()
+        say("compiling the training step")
+
+    def on_train_epoch_begin(self, run_context: Any) -> None:
+        self.losses = []
+        self.last = time.perf_counter()
+
+    def on_train_step_begin(self, run_context: Any) -> None:
+        interruptible()
+
+    def on_train_step_end(self, run_context: Any) -> None:
+        self.losses.append(run_context.original_args().net_outputs)
+        self.state.step += 1
+        if self.state.step % self.log_every == 0:
+            self.log()
+        now = time.perf_counter()
+        if self.bar is None:
+            say(f"compiled and took the first step in {now - self.began:.1f} s")
+            self.bar = progress("training", self.total, "steps", done=self.state.step)
+        else:
+            self.seconds += now - self.last
+            self.timed_steps += 1
+            self.bar.update()
+        self.last = now
+        if self.timed_steps == self.WARM:
+            self.estimate()
+
+    def log(self) -> None:
+        loss = float(self.losses[-1].asnumpy())
+        if self.bar:
+            self.bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+        self.metrics.write(step=self.state.step, epoch=self.state.epoch + 1, loss=loss,
+                           lr=float(self.learning_rates[self.state.step - 1]),
+                           images_per_second=round(self.images_per_second, 1))
+
+    def estimate(self) -> None:
+        self.losses[-1].asnumpy()           # waits for the device, so that the time is whole
+        self.seconds += time.perf_counter() - self.last
+        left = (self.total - self.state.step) * self.seconds / self.timed_steps
+        say(f"{self.images_per_second:.0f} images/s on {self.device}: {self.total - self.state.step:,} steps will take "
+            f"about {duration(left)}, and validation on top")
+
+    def on_train_end(self, run_context: Any) -> None:
+        if self.bar:
+            self.bar.close()
+
+
+class Epochs(Callback):
+    """At the end of an epoch: validates, writes the metrics, and saves a checkpoint where one is due.
+
+    validate: scores the network as it is. save: writes a checkpoint of the state.
+    """
+
+    def __init__(self, steps: Steps, *, epochs: int, every: int, validate: Callable[[], Scores],
+                 save: Callable[[RunState], None]):
+        super().__init__()
+        self.steps = steps
+        self.epochs = epochs
+        self.every = every
+        self.validate = validate
+        self.save = save
+
+    def on_train_epoch_end(self, run_context: Any) -> None:
+        state = self.steps.state
+        state.epoch += 1
+        train_loss = self.steps.mean_loss
+        began = time.perf_counter()
+        scores = self.validate()
+        best = scores.top1 > state.best_top1
+        if best:
+            state.best_top1, state.best_step = scores.top1, state.step
+        self.steps.metrics.write(
+            step=state.step, epoch=state.epoch, train_loss=train_loss, val_loss=scores.loss, val_top1=scores.top1,
+            val_top5=scores.top5, images_per_second=round(self.steps.images_per_second, 1),
+            validation_seconds=round(time.perf_counter() - began, 2))
+        say(f"epoch {state.epoch:{len(str(self.epochs))}} of {self.epochs}: loss {train_loss:.3f}, "
+            f"val loss {scores.loss:.3f}, top-1 {100 * scores.top1:.2f} %, top-5 {100 * scores.top5:.2f} %"
+            + (" (best)" if best else ""))
+        if best or state.epoch % self.every == 0 or state.epoch == self.epochs:
+            self.save(state)
+
+
+def duration(seconds: float) -> str:
+    """A length of time as people say it: 42 s, 3 min 10 s, 2 h 5 min."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"

@@ -1,0 +1,35 @@
+"""The ms-vit package. Tool settings are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = next(line for line in (HERE / "ms_vit/__init__.py").read_text().splitlines() if line.startswith("__version__"))
+
+setup(
+    name="ms-vit",
+    version=VERSION.split('"')[1],
+    description="Vision Transformer image classification on MindSpore, from a folder of images to a trained model",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.10,<3.13",                 # what MindSpore has wheels for
+    packages=[*find_packages(include=["ms_vit", "ms_vit.*"]), "ms_vit.datasets"],
+    package_dir={"ms_vit.datasets": "datasets"},    # the cards live in the open, and are installed with the package
+    package_data={"ms_vit": ["recipes/*.yaml"], "ms_vit.datasets": ["*.yaml", "*.md"]},
+    install_requires=[
+        "mindspore>=2.7,<2.11",
+        "numpy<2",                                  # MindSpore's CPU kernels are built for NumPy 1
+        "download",
+        "jsonargparse[signatures]>=4.49,<5",        # 4.49 brought `instantiate`, 5 will drop what it replaced
+        "matplotlib",
+        "pillow>=10.1",                             # 10.1 brought the scalable default font
+        "pyyaml",
+        "safetensors",
+        "scikit-learn",                             # the digits
+        "scipy",                                    # ImageNet's meta.mat
+        "tqdm",
+    ],
+    extras_require={"test": ["hypothesis", "mypy", "pytest", "pytest-timeout", "ruff", "types-PyYAML", "types-tqdm"]},
+    entry_points={"console_scripts": ["ms-vit=ms_vit.cli:main"]},
+)

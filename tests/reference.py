@@ -1,0 +1,60 @@
+"""A ViT in float64 NumPy, written from the paper: the oracle for our forward pass."""
+
+import math
+
+import numpy as np
+
+
+def erf(x: np.ndarray) -> np.ndarray:
+    return np.vectorize(math.erf)(x)
+
+
+def gelu(x: np.ndarray, form: str) -> np.ndarray:
+    if form == "exact":
+        return 0.5 * x * (1 + erf(x / math.sqrt(2)))
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    exponents = np.exp(x - x.max(-1, keepdims=True))
+    return exponents / exponents.sum(-1, keepdims=True)
+
+
+def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    mean = x.mean(-1, keepdims=True)
+    variance = ((x - mean) ** 2).mean(-1, keepdims=True)
+    return (x - mean) / np.sqrt(variance + 1e-6) * weight + bias
+
+
+def patches(x: np.ndarray, p: int) -> np.ndarray:
+    """[B, C, H, W] -> [B, N, C * p * p], zeros added at the right and the bottom, one window after the other."""
+    b, c, h, w = x.shape
+    x = np.pad(x, ((0, 0), (0, 0), (0, -h % p), (0, -w % p)))
+    rows = [x[:, :, i:i + p, j:j + p].reshape(b, -1) for i in range(0, x.shape[2], p) for j in range(0, x.shape[3], p)]
+    return np.stack(rows, 1)
+
+
+def vit(w: dict[str, np.ndarray], images: np.ndarray, *, patch_size: int, depth: int, num_heads: int, pool: str,
+        form: str) -> np.ndarray:
+    """Logits [B, C] by weights under timm's names."""
+    w = {name: array.astype(np.float64) for name, array in w.items()}
+    kernel = w["patch_embed.proj.weight"]
+    x = patches(images.astype(np.float64), patch_size) @ kernel.reshape(len(kernel), -1).T + w["patch_embed.proj.bias"]
+    if pool == "cls":
+        x = np.concatenate([np.repeat(w["cls_token"], len(x), 0), x], 1)
+    x = x + w["pos_embed"]
+    for i in range(depth):
+        block = {name.removeprefix(f"blocks.{i}."): array for name, array in w.items() if name.startswith(f"blocks.{i}.")}
+        y = layer_norm(x, block["norm1.weight"], block["norm1.bias"])
+        qkv = y @ block["attn.qkv.weight"].T + block["attn.qkv.bias"]
+        b, n, width = qkv.shape
+        q, k, v = qkv.reshape(b, n, 3, num_heads, width // 3 // num_heads).transpose(2, 0, 3, 1, 4)
+        y = softmax(q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1])) @ v
+        y = y.transpose(0, 2, 1, 3).reshape(b, n, -1)
+        x = x + y @ block["attn.proj.weight"].T + block["attn.proj.bias"]
+        y = layer_norm(x, block["norm2.weight"], block["norm2.bias"])
+        y = gelu(y @ block["mlp.fc1.weight"].T + block["mlp.fc1.bias"], form)
+        x = x + y @ block["mlp.fc2.weight"].T + block["mlp.fc2.bias"]
+    x = layer_norm(x, w["norm.weight"], w["norm.bias"])
+    x = {"cls": x[:, 0], "mean": x.mean(1), "flatten": x.reshape(len(x), -1)}[pool]
+    return x @ w["head.weight"].T + w["head.bias"]

@@ -1,0 +1,119 @@
+"""Cards: the published ones are sound, one's own are read strictly."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from ms_vit.data.cards import CARDS, Card, RemoteFile, published_names
+from ms_vit.errors import UsageError
+
+OWN = {"name": "flowers", "title": "flowers", "format": "image-archive", "licence": "CC0",
+       "files": [{"url": "https://example.org/a/flowers.zip"}]}
+
+
+def write(folder: Path, **changes: object) -> Path:
+    path = folder / "flowers.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in (OWN | changes).items() if value is not None}))
+    return path
+
+
+def test_the_published_cards_are_these():
+    assert published_names() == ["cifar10", "digits", "imagenet-subset", "mnist"]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "digits", "imagenet-subset", "mnist"])
+def test_a_published_card_is_whole(name):
+    card = Card.load(name)
+    assert card.name == name and card.title and card.licence and card.homepage.startswith("http")
+    assert card.class_ids == sorted(card.class_ids), "labels in the source would differ from those of sorted folders"
+    assert Card.load(CARDS / f"{name}.yaml") == card
+
+
+def test_mnists_card_fits_the_published_files(shared_data):
+    for file in Card.load("mnist").files:
+        content = (shared_data / file.name).read_bytes()
+        assert len(content) == file.bytes
+        assert hashlib.sha256(content).hexdigest() == file.sha256
+        assert hashlib.md5(content).hexdigest() == file.md5
+
+
+def test_cifar10s_card_has_the_published_md5():
+    assert Card.load("cifar10").files[0].md5 == "c58f30108f718f92721af3b95e74349a"
+
+
+def test_digits_mean_and_std_are_those_of_its_training_images(tmp_path):
+    from PIL import Image
+
+    from ms_vit.data.sources import digits
+
+    card = Card.load("digits")
+    digits.lay_out([], tmp_path, card)
+    pixels = np.stack([np.asarray(Image.open(path)) for path in tmp_path.glob("train/*/*.png")]) / 255
+    assert card.mean == pytest.approx([pixels.mean()] * 3, abs=1e-4)
+    assert card.std == pytest.approx([pixels.std()] * 3, abs=1e-4)
+
+
+def test_a_card_of_ones_own_is_read(tmp_path):
+    card = Card.load(write(tmp_path, classes={"n11939491": "daisy", "n12620196": "rose"}))
+    assert card.files == [RemoteFile(url="https://example.org/a/flowers.zip")]
+    assert card.files[0].name == "flowers.zip" and not card.files[0].vouched
+    assert card.class_ids == ["n11939491", "n12620196"]
+    assert card.class_names["n12620196"] == "rose"
+
+
+def test_a_card_written_out_is_the_same_card(tmp_path):
+    for name in published_names():
+        (tmp_path / "card.yaml").write_text(Card.load(name).to_yaml())
+        assert Card.load(tmp_path / "card.yaml") == Card.load(name)
+
+
+def test_class_names_that_yaml_takes_for_numbers_stay_names(tmp_path):
+    assert Card.load(write(tmp_path, classes=[0, 1, 10])).class_ids == ["0", "1", "10"]
+
+
+def test_an_unknown_card_is_told_with_those_there_are():
+    with pytest.raises(UsageError, match='no card "cifar"; give one of cifar10, digits, imagenet-subset, mnist, or'):
+        Card.load("cifar")
+
+
+@pytest.mark.parametrize("name", ["../datasets/digits", "/etc/passwd", "", ".", "a/b"])
+def test_a_cards_name_is_no_path(name):
+    with pytest.raises(UsageError, match="no card"):
+        Card.load(name)
+
+
+@pytest.mark.parametrize(("changes", "text"), [
+    ({"titel": "x"}, 'unknown key "titel" in .*flowers.yaml; did you mean "title"?'),
+    ({"files": [{"ulr": "https://example.org/x"}]}, 'unknown key "ulr" in files of .*; did you mean "url"?'),
+    ({"format": "images"}, "format"),
+    ({"licence": None}, "licence"),
+    ({"name": "../out"}, '"name" in .* names a folder'),
+    ({"name": ".git"}, '"name" in .* names a folder'),
+    ({"classes": ["a", "../b"]}, '"classes" in .* name folders'),
+    ({"classes": ["a", ".b"]}, '"classes" in .* name folders'),
+    ({"classes": ["a", "a"]}, "has a name twice"),
+    ({"files": []}, "say what to download"),
+    ({"format": "digits"}, "must be empty"),
+    ({"files": [{"url": "file:///etc/passwd"}]}, "must be the http"),
+    ({"files": [{"url": "https://example.org/"}]}, "must be the http"),
+    ({"files": [{"url": "https://example.org/.."}]}, "must be the http"),
+    ({"files": [{"url": "https://example.org/a%2f..%2f..%2f.bashrc"}]}, "must be the http"),
+    ({"files": [{"url": "https://a.org/x"}, {"url": "https://b.org/x"}]}, "two files of one name"),
+    ({"files": [{"url": "https://a.org/x", "sha256": "abc"}]}, "64 hexadecimal digits"),
+    ({"files": [{"url": "https://a.org/x", "bytes": "many"}]}, "bytes"),
+    ({"std": [0, 1, 1]}, "above 0"),
+    ({"mean": [0.5, 0.5]}, "mean"),
+])
+def test_a_mistake_in_a_card_is_told_in_one_line(tmp_path, changes, text):
+    with pytest.raises(UsageError, match=text) as caught:
+        Card.load(write(tmp_path, **changes))
+    assert "\n" not in str(caught.value)
+    assert "flowers.yaml" in str(caught.value)
+
+
+def test_a_card_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(UsageError, match=r"can't read .*none\.yaml: no such file"):
+        Card.load(tmp_path / "none.yaml")

@@ -1,0 +1,156 @@
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, nn
+
+from ms_vit.models.vit import ViT
+from ms_vit.training.loss import CrossEntropy
+from ms_vit.training.optimizer import Adam, decays
+from ms_vit.training.schedule import warmup_cosine
+from ms_vit.training.step import TrainStep, clip_by_global_norm
+
+
+def test_the_rate_warms_up_linearly_and_falls_as_a_cosine():
+    rates = warmup_cosine(1.0, epochs=10, steps_per_epoch=10, warmup_epochs=2)
+    np.testing.assert_allclose(rates[:20], np.arange(1, 21) / 20, rtol=1e-6)
+    np.testing.assert_allclose(rates[20:], 0.5 * (1 + np.cos(np.pi * np.arange(80) / 80)), rtol=1e-5)
+    assert rates.dtype == np.float32
+
+
+def test_by_epoch_the_rate_is_the_tutorials_cosine():
+    rates = warmup_cosine(5e-5, epochs=10, steps_per_epoch=7, per_epoch=True)
+    tutorial = [0.5 * 5e-5 * (1 + np.cos(np.pi * epoch / 10)) for epoch in range(10)]
+    np.testing.assert_allclose(rates, np.repeat(tutorial, 7), rtol=1e-5)
+
+
+def adam_in_float64(w, gradients, rates, *, betas, eps, decay, decoupled):
+    """Kingma & Ba 2015, algorithm 1, and Loshchilov & Hutter 2019, algorithm 2."""
+    m, v = np.zeros_like(w), np.zeros_like(w)
+    for t, (g, lr) in enumerate(zip(gradients, rates, strict=True), start=1):
+        if decoupled:
+            w = w - lr * decay * w
+        else:
+            g = g + decay * w
+        m = betas[0] * m + (1 - betas[0]) * g
+        v = betas[1] * v + (1 - betas[1]) * g * g
+        w = w - lr * (m / (1 - betas[0]**t)) / (np.sqrt(v / (1 - betas[1]**t)) + eps)
+    return w
+
+
+@pytest.mark.parametrize("decoupled", [True, False])
+def test_adam_steps_as_in_the_papers(decoupled):
+    random = np.random.default_rng(0)
+    matrix, bias = random.normal(size=(4, 3)), random.normal(size=3)
+    gradients = [(random.normal(size=(4, 3)), random.normal(size=3)) for _ in range(5)]
+    rates = np.array([0.1, 0.2, 0.05, 0.01, 0.3], np.float32)
+    options = {"betas": (0.9, 0.95), "eps": 1e-2}       # a large eps shows where it is added
+    params = [Parameter(ms.Tensor(matrix, ms.float32), name="weight"),
+              Parameter(ms.Tensor(bias, ms.float32), name="bias")]
+    optimizer = Adam(params, rates, **options, weight_decay=0.1, decoupled=decoupled)
+    for pair in gradients:
+        optimizer(tuple(ms.Tensor(gradient, ms.float32) for gradient in pair))
+
+    def expected(start, index, decay):
+        return adam_in_float64(start, [pair[index] for pair in gradients], rates, **options, decay=decay,
+                               decoupled=decoupled)
+
+    np.testing.assert_allclose(params[0].asnumpy(), expected(matrix, 0, 0.1), rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(params[1].asnumpy(), expected(bias, 1, 0.0), rtol=2e-5, atol=1e-6)
+    assert optimizer.step.asnumpy().tolist() == [5]
+
+
+def test_weight_decay_acts_on_matrices_only():
+    net = ViT(image_size=8, patch_size=4, num_classes=3, dim=8, depth=1, num_heads=2, mlp_dim=8)
+    assert {parameter.name for parameter in net.trainable_params() if decays(parameter)} == {
+        "patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "blocks.0.attn.proj.weight", "blocks.0.mlp.fc1.weight",
+        "blocks.0.mlp.fc2.weight", "head.weight"}
+
+
+def smoothed_loss(logits, targets):
+    logits = logits.astype(np.float64)
+    log_probabilities = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    return -(targets * log_probabilities).sum(1).mean()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_equals_its_definition(smoothing):
+    logits = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    labels = np.array([0, 1, 2, 3, 4, 4])
+    targets = np.eye(5)[labels] * (1 - smoothing) + smoothing / 5
+    loss = CrossEntropy(smoothing)(ms.Tensor(logits), ms.Tensor(labels, ms.int32))
+    assert float(loss.asnumpy()) == pytest.approx(smoothed_loss(logits, targets), rel=1e-5)
+
+
+def test_the_imagenet_recipes_smoothing_is_the_tutorials():
+    logits = np.random.default_rng(0).normal(size=(4, 1000)).astype(np.float32)
+    labels = np.array([1, 5, 999, 0])
+    targets = np.where(np.eye(1000)[labels] == 1, 0.9, 0.1 / 999)
+    loss = CrossEntropy(0.1001001)(ms.Tensor(logits), ms.Tensor(labels, ms.int32))
+    assert float(loss.asnumpy()) == pytest.approx(smoothed_loss(logits, targets), rel=1e-5)
+
+
+def test_clipping_bounds_the_joint_norm_and_leaves_small_gradients():
+    large = [ms.Tensor([3.0, 0.0]), ms.Tensor([[4.0]])]
+    clipped = [gradient.asnumpy() for gradient in clip_by_global_norm(large, 1.0)]
+    np.testing.assert_allclose(clipped[0], [0.6, 0.0], rtol=1e-5)
+    np.testing.assert_allclose(clipped[1], [[0.8]], rtol=1e-5)
+    np.testing.assert_allclose(clip_by_global_norm(large, 10.0)[1].asnumpy(), [[4.0]])
+
+
+def small_step(**options):
+    ms.set_seed(0)
+    net = ViT(image_size=8, patch_size=4, num_classes=3, dim=8, depth=1, num_heads=2, mlp_dim=8)
+    precise = ms.amp.auto_mixed_precision(net, "O2") if options.get("scale_loss") else net
+    optimizer = Adam(net.trainable_params(), np.full(8, 1e-2, np.float32))
+    step = TrainStep(precise, CrossEntropy(), optimizer, **options)
+    step.set_train(True)
+    return net, optimizer, step
+
+
+def batch():
+    random = np.random.default_rng(0)
+    return ms.Tensor(random.normal(size=(6, 3, 8, 8)), ms.float32), ms.Tensor([0, 1, 2, 0, 1, 2], ms.int32)
+
+
+def test_steps_lower_the_loss_of_a_batch():
+    _, _, step = small_step(clip_norm=1.0)
+    losses = [float(step(*batch()).asnumpy()) for _ in range(8)]
+    assert losses[0] == pytest.approx(np.log(3), rel=1e-5)      # the head starts from zero
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_float16_steps_follow_float32_and_leave_out_an_overflow():
+    _, _, step32 = small_step()
+    expected = [float(step32(*batch()).asnumpy()) for _ in range(8)]
+    net, optimizer, step = small_step(scale_loss=True)
+    assert net.norm.weight.dtype == ms.float32
+    for _ in range(5):      # some overflow by themselves; then nothing but the scale may change
+        before = net.blocks[0].attn.qkv.weight.asnumpy().copy()
+        done, scale = int(optimizer.step.asnumpy()[0]), float(step.scaler.scale_value.asnumpy())
+        assert float(step(*batch()).asnumpy()) == pytest.approx(expected[done], abs=0.01)
+        moved = (net.blocks[0].attn.qkv.weight.asnumpy() != before).any()
+        overflowed = float(step.scaler.scale_value.asnumpy()) == scale / 2
+        assert int(optimizer.step.asnumpy()[0]) == done + (not overflowed)
+        assert done == 0 or moved == (not overflowed)       # behind a head of zeros the first gradient is zero
+    assert int(optimizer.step.asnumpy()[0]) >= 3
+    images, labels = batch()
+    before, scale = net.head.weight.asnumpy().copy(), float(step.scaler.scale_value.asnumpy())
+    step(images * 1e38, labels)
+    assert (net.head.weight.asnumpy() == before).all()
+    assert float(step.scaler.scale_value.asnumpy()) == scale / 2
+
+
+def test_five_steps_from_one_seed_are_bitwise_the_same():
+    def weights():
+        net, _, step = small_step(clip_norm=1.0)
+        for _ in range(5):
+            step(*batch())
+        return [parameter.asnumpy() for parameter in net.get_parameters()]
+
+    assert all((one == other).all() for one, other in zip(weights(), weights(), strict=True))
+
+
+def test_a_wrapped_network_keeps_its_parameter_names():
+    net, _, step = small_step()
+    assert isinstance(step, nn.Cell)
+    assert {"cls_token", "blocks.0.attn.qkv.weight"} <= {parameter.name for parameter in net.get_parameters()}

@@ -1,0 +1,323 @@
+"""The main job as a user types it: download, check, train, eval, infer."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import wait_for
+from PIL import Image
+
+import ms_vit
+from ms_vit import cli
+from ms_vit.errors import DataError
+from ms_vit.recipe import Recipe
+from ms_vit.training.checkpoint import Checkpoints
+
+TINY = ["--model.depth", "1", "--model.dim", "16", "--model.mlp_dim", "32", "--model.num_heads", "2",
+        "--schedule.warmup_epochs", "0", "--checkpoint.every_epochs", "1"]
+
+
+class Ran:
+    """What a command line came to."""
+
+    def __init__(self, code: int, out: str, err: str):
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def result(self) -> dict:
+        return json.loads(self.out.splitlines()[-1])
+
+    @property
+    def mistake(self) -> str:
+        """The one line that a user gets; fails where there is a traceback or a second line about it."""
+        lines = [line for line in self.err.splitlines() if line.startswith("ms-vit:")]
+        assert self.code in (1, 2) and len(lines) == 1 and "Traceback" not in self.err, self.err
+        return lines[0]
+
+
+@pytest.fixture
+def run(capfd):
+    def run(*argv: object) -> Ran:
+        code = cli.main([str(word) for word in argv])
+        captured = capfd.readouterr()
+        return Ran(code, captured.out, captured.err)
+    return run
+
+
+def shell(*argv: object, **options) -> Ran:
+    done = subprocess.run([sys.executable, *map(str, argv)], capture_output=True, text=True, **options)
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    ms_vit.download("digits", root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(root, tmp_path_factory):
+    """A run of two epochs on the digits, by the command line: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    ran = shell("-m", "ms_vit.train", "--recipe", "digits", "--data.root", root, "--run", folder, "--train.epochs", 2,
+                *TINY, "--json")
+    assert ran.code == 0, ran.err
+    return folder, ran
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """A copy of that run, to be damaged."""
+    return Path(shutil.copytree(trained[0], tmp_path / "digits"))
+
+
+def test_training_leaves_the_run_folder_that_the_design_describes(trained):
+    folder, ran = trained
+    assert set(ran.result) == {"run", "steps", "images_per_second", "best"}
+    assert ran.result["steps"] == 88 and ran.result["images_per_second"] > 0
+    recipe = Recipe.load(folder / "recipe.yaml")
+    assert (recipe.train.epochs, recipe.model.dim, recipe.optimizer.lr) == (2, 16, 2e-3)
+    assert (folder / "recipe.yaml").read_text().startswith(f"# ms-vit {ms_vit.__version__}")
+
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    epochs = [line for line in lines if "val_top1" in line]
+    assert [(line["epoch"], line["step"]) for line in epochs] == [(1, 44), (2, 88)]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(10, 89, 10))
+    assert ran.result["best"] == max(line["val_top1"] for line in epochs)
+
+    last = folder / "checkpoints" / (folder / "checkpoints/LAST").read_text().strip()
+    assert last.name == "00000088"
+    assert {file.name for file in last.iterdir()} == {"model.safetensors", "optimizer.safetensors", "state.json",
+                                                      "manifest.json"}
+    with Image.open(folder / "curves.png") as curves:
+        assert curves.width > 800
+
+
+def test_training_says_what_it_will_do_and_how_long_it_takes(trained):
+    told = trained[1].err
+    assert "RandomCropDecodeResize(image_size, scale=(0.8, 1.0), ratio=(0.8, 1.25)) -> RandomRotation(10)" in told
+    assert "Decode() -> Resize((image_size, image_size))" in told
+    assert "images/s on CPU: 82 steps will take about" in told
+    assert "epoch 2 of 2: loss" in told
+
+
+def test_the_same_command_again_finds_nothing_to_do(run, trained, root):
+    folder, _ = trained
+    before = (folder / "metrics.jsonl").read_text()
+    again = run("train", "--recipe", "digits", "--data.root", root, "--run", folder, "--train.epochs", 2, *TINY, "--json")
+    assert again.code == 0 and again.result["steps"] == 88
+    assert "all there is to do" in again.err
+    assert (folder / "metrics.jsonl").read_text() == before
+
+
+def test_an_interrupted_run_goes_on_from_its_newest_checkpoint(root, tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "ms_vit.train", "--recipe", "digits", "--data.root", str(root), "--run", str(folder),
+               "--train.epochs", "12", *TINY, "--json"]
+    started = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    wait_for(lambda: (folder / "checkpoints/00000088").is_dir(), 60)
+    started.send_signal(signal.SIGINT)
+    told = started.communicate()[1]
+    assert started.returncode in (130, 143), told       # MindSpore passes a Ctrl-C in a step on as SIGTERM
+    assert told.splitlines()[-1] == "ms-vit: interrupted; the same command again goes on"
+
+    newest = Checkpoints(folder).newest()
+    done = int(newest.name)
+    with (folder / "metrics.jsonl").open("a") as file:      # lines of steps whose weights were lost
+        file.write(json.dumps({"step": done + 10, "epoch": 99, "loss": 1.0}) + "\n")
+    finished = shell(*command[1:], timeout=120)
+    assert finished.code == 0, finished.err
+    assert f"going on from {newest}" in finished.err
+    assert finished.result["steps"] == 12 * 44
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+    epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines() if "val_top1" in line]
+    assert [line["epoch"] for line in epochs] == list(range(1, 13))
+    kept = {path.name for path in Checkpoints(folder).steps()}
+    assert len(kept) <= 3 and (folder / "checkpoints/BEST").read_text().strip() in kept
+
+
+def test_a_damaged_checkpoint_is_left_out_and_named(copied, root, run):
+    newest, *_ = Checkpoints(copied).steps()
+    content = bytearray((newest / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (newest / "model.safetensors").write_bytes(content)
+    ran = run("train", "--recipe", "digits", "--data.root", root, "--run", copied, "--train.epochs", 2, *TINY, "--json")
+    assert ran.code == 0
+    assert f"{newest / 'model.safetensors'} differs from its manifest; leaving it out" in ran.err
+    assert "going on from" in ran.err and "00000044" in ran.err
+    assert Checkpoints(copied).newest() == newest       # trained again
+
+
+def test_another_recipe_on_an_old_run_is_refused(copied, root, run):
+    ran = run("train", "--recipe", "digits", "--data.root", root, "--run", copied, "--train.epochs", 2, *TINY,
+              "--optimizer.lr", 0.5)
+    assert ran.code == 2
+    assert "optimizer.lr was 0.002, is 0.5" in ran.mistake and "another --run" in ran.mistake
+
+
+def test_eval_scores_every_image_the_same_in_any_batches(trained, root, run, tmp_path):
+    folder, _ = trained
+    reports = []
+    for batch_size in (7, 359):
+        ran = run("eval", folder, "--data", root / "digits", "--batch-size", batch_size, "--out", tmp_path / "eval.json",
+                  "--json")
+        assert ran.code == 0, ran.err
+        report = json.loads((tmp_path / "eval.json").read_text())
+        assert ran.result | {"out": ""} == {key: report[key] for key in ("top1", "top5", "images")} | {"out": ""}
+        reports.append(report)
+    assert reports[0]["images"] == 359
+    assert reports[0]["loss"] == pytest.approx(reports[1]["loss"], rel=1e-5)
+    assert {key: reports[0][key] for key in ("top1", "top5", "confusion")} == {
+        key: reports[1][key] for key in ("top1", "top5", "confusion")}
+
+
+def test_eval_equals_the_predictors_answers_one_by_one(trained, root, run):
+    folder, _ = trained
+    ran = run("eval", folder, "--data", root / "digits", "--json")
+    assert ran.code == 0 and (folder / "eval.json").is_file()
+    files = sorted((root / "digits" / "val").glob("*/*.png"))
+    answers = ms_vit.Predictor(folder)(files, top_k=5)
+    right = [answer[0].id == file.parent.name for answer, file in zip(answers, files, strict=True)]
+    among = [file.parent.name in [p.id for p in answer] for answer, file in zip(answers, files, strict=True)]
+    assert (ran.result["images"], ran.result["top1"], ran.result["top5"]) == (359, np.mean(right), np.mean(among))
+
+
+def test_a_predictor_gives_sorted_probabilities_for_paths_and_pictures(trained, root):
+    file = next((root / "digits" / "infer").glob("*.png"))
+    predictor = ms_vit.Predictor(trained[0])
+    by_path, by_picture = predictor([file, Image.open(file)], top_k=10)
+    assert by_path == by_picture
+    probabilities = [prediction.probability for prediction in by_path]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert sum(probabilities) == pytest.approx(1)
+    assert {prediction.id for prediction in by_path} == set("0123456789")
+    with pytest.raises(DataError, match="nothing.png is not there"):
+        predictor(["nothing.png"])
+
+
+def test_infer_draws_and_lists_what_it_can_read_and_counts_the_rest(trained, root, run, tmp_path):
+    pictures = tmp_path / "pictures"
+    shutil.copytree(root / "digits" / "infer", pictures / "deep")
+    name = sorted((pictures / "deep").iterdir())[0].name
+    (pictures / "broken.png").write_bytes(b"no picture")
+    Image.open(pictures / "deep" / name).convert("CMYK").save(pictures / "deep" / "cmyk.tif")
+    ran = run("infer", trained[0], pictures, pictures / "deep" / name, pictures / "deep" / name, "--out", tmp_path / "out",
+              "--top-k", 3, "--json")
+    assert ran.code == 0, ran.err
+    assert ran.result == {"images": 23, "skipped": 1, "out": str(tmp_path / "out")}
+    assert "broken.png is no image" in ran.err
+
+    lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == 24
+    assert [line["image"] for line in lines if "error" in line] == [str(pictures / "broken.png")]
+    assert {len(line["predictions"]) for line in lines if "predictions" in line} == {3}
+    drawn = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png")}
+    stem = name.removesuffix(".png")
+    assert {"gallery.png", f"deep/{name}", "deep/cmyk.tif.png", name, f"{stem}-2.png"} <= drawn and len(drawn) == 24
+    with Image.open(tmp_path / "out" / name) as picture:
+        assert picture.width == 192 and picture.height > 200        # enlarged, with a strip below
+        assert np.unique(np.asarray(picture.crop((0, 194, 192, picture.height)))).size > 2     # with text in it
+
+
+def test_infer_on_nothing_readable_fails(trained, run, tmp_path):
+    (tmp_path / "x.jpg").write_bytes(b"")
+    assert "none of 1 files" in run("infer", trained[0], tmp_path / "x.jpg", "--out", tmp_path / "out").mistake
+    assert "no pictures in" in run("infer", trained[0], tmp_path / "out", "--out", tmp_path / "o2").mistake
+
+
+@pytest.mark.parametrize(("argv", "code", "says"), [
+    ([], 2, ""),
+    (["fly"], 2, 'no verb "fly"; there are download, check, train, eval, infer'),
+    (["train"], 2, "required: recipe"),
+    (["train", "--recipe", "digits", "--optimiser.lr", "1"], 2, 'did you mean "--optimizer.lr"'),
+    (["train", "--recipe", "digits", "--train.epoch", "1"], 2, 'did you mean "--train.epochs"'),
+    (["train", "--recipe", "digits", "--train.epochs", "x"], 2, '"train.epochs": expected int, got x'),
+    (["train", "--recipe", "digits", "--data.root", "nowhere"], 2, 'run "ms-vit download digits"'),
+    (["train", "--recipe", "digits", "--device", "TPU"], 2, 'no device "TPU"'),
+    (["eval", "runs/none", "--data", "x"], 1, "runs/none is not there"),
+    (["eval", "runs/none"], 2, "data"),
+    (["infer", "runs/none"], 2, "images"),
+    (["infer", "runs/none", "a.png", "--top-k", "0"], 2, "--top-k must be at least 1"),
+])
+def test_a_mistake_on_the_command_line_gets_one_line(argv, code, says, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ran = run(*argv)
+    assert ran.code == code
+    if argv:
+        assert re.search(says, ran.mistake), ran.mistake
+    else:
+        assert "usage: ms-vit VERB" in ran.out
+    assert not list(tmp_path.iterdir())     # nothing half-made stays behind
+
+
+def test_every_verb_explains_itself(run):
+    for verb in cli.VERBS:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([verb, "--help"])
+        assert stopped.value.code == 0
+
+
+def test_eval_on_a_folder_of_other_classes_lists_them(trained, run, tmp_path):
+    (tmp_path / "val" / "ten").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "val" / "ten" / "1.png")
+    assert '"ten" (1 images)' in run("eval", trained[0], "--data", tmp_path).mistake
+
+
+def test_a_weight_file_on_its_own_carries_all_that_prediction_needs(trained, root, run, tmp_path):
+    best = trained[0] / "checkpoints" / (trained[0] / "checkpoints/BEST").read_text().strip()
+    shutil.copy(best / "model.safetensors", tmp_path / "digits.safetensors")
+    ran = run("eval", tmp_path / "digits.safetensors", "--data", root / "digits", "--json")
+    assert ran.code == 0 and ran.result["images"] == 359
+    assert (tmp_path / "eval.json").is_file()
+
+
+@pytest.mark.parametrize("damage", ["truncate", "foreign", "garbage"])
+def test_a_file_that_is_no_model_of_ours_gets_one_line(damage, trained, run, tmp_path):
+    from safetensors.numpy import save_file
+
+    file = tmp_path / "model.safetensors"
+    if damage == "truncate":
+        source = next(trained[0].glob("checkpoints/*/model.safetensors"))
+        file.write_bytes(source.read_bytes()[:-100])
+    elif damage == "foreign":
+        save_file({"weight": np.zeros(3, np.float32)}, file)
+    else:
+        file.write_bytes(b"\x00" * 64)
+    assert "model.safetensors" in run("eval", file, "--data", tmp_path).mistake
+
+
+def test_the_functions_are_there_for_python(root, tmp_path):
+    recipe = Recipe.load("digits", {"train.epochs": 1, "data.root": str(root), "model.depth": 1, "model.dim": 16})
+    training = ms_vit.train(recipe, run=tmp_path / "run")
+    assert training.steps == 44
+    assert ms_vit.eval(str(tmp_path / "run"), data=root / "digits").top1 == training.best
+    assert ms_vit.create_model("vit_tiny_patch16_224", num_classes=10, image_size=32, depth=1).head.weight.shape == (10, 192)
+
+
+def test_the_main_job_on_an_imagenet_subset_from_a_server(shared_data, serve, run, tmp_path):
+    source = f"{serve(shared_data).url}/imagenet_mini.zip"
+    assert run("download", "imagenet-subset", "--root", tmp_path, "--source", source, "--json").code == 0
+    folder = tmp_path / "imagenet-subset"
+    checked = run("check", folder, "--json")
+    assert checked.code == 0 and checked.result["images"] == 1410, checked.err
+
+    trained = run("train", "--recipe", "imagenet-subset", "--data.root", tmp_path, "--run", tmp_path / "run",
+                  "--model.name", "vit_tiny_patch16_224", "--model.image_size", 64, "--model.depth", 1,
+                  "--model.num_classes", 1000, "--train.batch_size", 250, "--train.epochs", 1, "--json")
+    assert trained.code == 0 and trained.result["steps"] == 4, trained.err
+    scored = run("eval", tmp_path / "run", "--data", folder, "--json")
+    assert scored.code == 0 and scored.result["images"] == 400
+
+    named = run("infer", tmp_path / "run", folder / "infer", "--top-k", 1000, "--json")
+    assert named.code == 0 and named.result["images"] == 10
+    first = json.loads((tmp_path / "run/predictions/predictions.jsonl").read_text().splitlines()[0])
+    springer = next(entry for entry in first["predictions"] if entry["id"] == "n02102040")
+    assert (springer["name"], springer["index"]) == ("English springer", 217)

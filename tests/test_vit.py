@@ -1,0 +1,140 @@
+import mindspore as ms
+import numpy as np
+import pytest
+import reference
+from mindspore import nn
+
+from ms_vit.errors import UsageError
+from ms_vit.models import kernels
+from ms_vit.models.sizes import PATCHES, SIZES, create_model, model_config
+from ms_vit.models.vit import Attention, ViT
+from ms_vit.models.weights import read_arrays, set_parameters
+
+SMALL = dict(image_size=(20, 28), patch_size=8, num_classes=7, dim=24, depth=2, num_heads=3, mlp_dim=40)
+
+
+def randomized(net: nn.Cell, seed: int = 0) -> dict[str, np.ndarray]:
+    """Gives every parameter random values, so that none (a zero head, unit norms) hides a fault; returns them."""
+    random = np.random.default_rng(seed)
+    for parameter in net.get_parameters():
+        parameter.set_data(ms.Tensor(random.normal(0, 0.3, parameter.shape).astype(np.float32)))
+    return {parameter.name: parameter.asnumpy() for parameter in net.get_parameters()}
+
+
+def images(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(("pool", "gelu"), [("cls", "exact"), ("mean", "tanh"), ("flatten", "exact")])
+def test_logits_equal_a_float64_vit_on_sizes_that_need_padding(pool, gelu):
+    net = ViT(**SMALL, pool=pool, gelu=gelu)
+    net.set_train(False)
+    weights = randomized(net)
+    batch = images(3, 3, 20, 28)
+    expected = reference.vit(weights, batch, patch_size=8, depth=2, num_heads=3, pool=pool, form=gelu)
+    np.testing.assert_allclose(net(ms.Tensor(batch)).asnumpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_patch_convolution_equals_the_native_one():
+    ours, native = kernels.PatchConv(3, 10, 4), nn.Conv2d(3, 10, 4, stride=4, pad_mode="valid", has_bias=True)
+    randomized(ours)
+    native.weight.set_data(ours.weight)
+    native.bias.set_data(ours.bias)
+    x = ms.Tensor(images(2, 3, 8, 12))
+    expected = native(x).asnumpy().reshape(2, 10, 6).transpose(0, 2, 1)
+    np.testing.assert_allclose(ours(x).asnumpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["exact", "tanh"])
+def test_gelu_and_its_gradient_equal_the_definition(form):
+    x = np.linspace(-6, 6, 101)
+    gradient = (reference.gelu(x + 1e-5, form) - reference.gelu(x - 1e-5, form)) / 2e-5
+    function = kernels.GELU[form]
+    tensor = ms.Tensor(x, ms.float32)
+    np.testing.assert_allclose(function(tensor).asnumpy(), reference.gelu(x, form), atol=2e-6)
+    np.testing.assert_allclose(ms.grad(function)(tensor).asnumpy(), gradient, atol=2e-6)
+
+
+def test_layer_norm_equals_the_definition():
+    norm = kernels.LayerNorm(12)
+    weights = randomized(norm)
+    x = images(2, 5, 12)
+    expected = reference.layer_norm(x.astype(np.float64), weights["weight"], weights["bias"])
+    np.testing.assert_allclose(norm(ms.Tensor(x)).asnumpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_logits_equal_timms_with_real_weights_on_real_photos(shared_data):
+    net = create_model("vit_tiny_patch16_224")
+    net.set_train(False)
+    path = shared_data / "vit_tiny_patch16_224.safetensors"
+    set_parameters(list(net.get_parameters()), read_arrays(path), path)
+    stored = np.load(shared_data / "reference_logits.npz")
+    logits = net(ms.Tensor(stored["images"])).asnumpy()
+    assert np.abs(logits - stored["logits"]).max() < 2e-3
+    assert (logits.argmax(1) == stored["logits"].argmax(1)).all()
+
+
+def test_parameters_carry_timms_names_and_counts():
+    net = create_model("vit_tiny_patch16_224")
+    names = {parameter.name for parameter in net.get_parameters()}
+    block = {f"{layer}.{kind}" for layer in ("norm1", "norm2", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+             for kind in ("weight", "bias")}
+    whole = {"cls_token", "pos_embed"} | {f"{layer}.{kind}" for layer in ("patch_embed.proj", "norm", "head")
+                                          for kind in ("weight", "bias")}
+    assert names == whole | {f"blocks.{i}.{name}" for i in range(12) for name in block}
+    assert sum(parameter.size for parameter in net.get_parameters()) == 5_717_416       # as timm's
+
+
+def test_every_size_goes_with_every_patch_by_name():
+    for size, shape in SIZES.items():
+        for patch in PATCHES:
+            config = model_config(f"vit_{size}_patch{patch}_384", num_classes=5, drop_path=None)
+            assert config == shape | {"patch_size": patch, "image_size": 384, "num_classes": 5}
+    assert model_config("vit_base_patch16")["image_size"] == 224
+
+
+@pytest.mark.parametrize("name", ["vit_huge_patch14_224", "vit_tiny_patch15_224", "resnet50", "vit_tiny_patch16_"])
+def test_an_unknown_model_is_told_with_what_there_is(name):
+    with pytest.raises(UsageError, match="vit_tiny_patch16_224"):
+        create_model(name)
+
+
+def test_a_width_that_heads_do_not_divide_needs_a_head_dim():
+    with pytest.raises(ValueError, match="give head_dim"):
+        Attention(10, 3)
+    assert Attention(10, 3, head_dim=4).qkv.weight.shape == (36, 10)
+
+
+def test_drop_path_drops_whole_samples_and_keeps_the_mean():
+    drop = kernels.DropPath(0.25)
+    drop.set_train(True)
+    x = ms.ops.ones((4000, 2, 3), ms.float32)
+    out = drop(x).asnumpy()
+    kept = out[:, 0, 0] != 0
+    np.testing.assert_allclose(out, np.where(kept[:, None, None], 1 / 0.75, 0) * np.ones((4000, 2, 3)), rtol=1e-6)
+    assert abs(kept.mean() - 0.75) < 0.03
+    drop.set_train(False)
+    assert (drop(x).asnumpy() == 1).all()
+
+
+def test_each_dropout_acts_in_training_only():
+    batch = ms.Tensor(images(2, 3, 20, 28))
+    for option in ("dropout", "attention_dropout", "drop_path"):
+        net = ViT(**SMALL, **{option: 0.5})
+        randomized(net)
+        net.set_train(False)
+        still = net(batch).asnumpy()
+        assert (net(batch).asnumpy() == still).all(), option
+        net.set_train(True)
+        assert np.abs(net(batch).asnumpy() - still).max() > 1e-3, option
+
+
+def test_drop_path_grows_with_depth_up_to_the_given_rate():
+    net = ViT(**SMALL | {"depth": 3}, drop_path=0.2)
+    assert [block.drop_path.rate for block in net.blocks] == pytest.approx([0, 0.1, 0.2])
+
+
+def test_a_new_head_makes_every_class_equally_probable():
+    net = ViT(**SMALL)
+    net.set_train(False)
+    assert (net(ms.Tensor(images(1, 3, 20, 28))).asnumpy() == 0).all()
