@@ -1,15 +1,16 @@
 """The ms-vit package. Tool settings are in pyproject.toml."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = next(line for line in (HERE / "ms_vit/__init__.py").read_text().splitlines() if line.startswith("__version__"))
+INIT = (HERE / "ms_vit" / "__init__.py").read_text(encoding="utf-8")
 
 setup(
     name="ms-vit",
-    version=VERSION.split('"')[1],
+    version=re.search(r'__version__ = "(.+)"', INIT)[1],
     description="Vision Transformer image classification on MindSpore, from a folder of images to a trained model",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

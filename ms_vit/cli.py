@@ -73,7 +73,8 @@ def run(function: Callable[..., Any], argv: list[str] | None = None, *,
     from ms_vit import config
     from ms_vit.errors import UserError
 
-    parser = ArgumentParser(prog=f"ms-vit {function.__name__}", exit_on_error=False, allow_abbrev=False, description=summary(function))
+    parser = ArgumentParser(prog=f"ms-vit {function.__name__}", description=summary(function), exit_on_error=False,
+                            allow_abbrev=False)
     if arguments:
         arguments(parser)
     else:

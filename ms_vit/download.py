@@ -14,7 +14,7 @@ from pathlib import Path
 from ms_vit import cli
 from ms_vit.data import manifest
 from ms_vit.data.cards import Card
-from ms_vit.data.fetch import FULL, add_to_record, fetch, hold_to_record, is_url
+from ms_vit.data.fetch import FULL, add_to_record, fetch, hold_to_record, is_url, tidy
 from ms_vit.errors import DataError, UsageError
 from ms_vit.progress import say
 
@@ -53,20 +53,14 @@ def download(card: str, root: Path = Path("data"), source: str | None = None) ->
     check_source(chosen, source)
     folder = root / chosen.name
     downloads, work = root / f".{chosen.name}.part", root / f".{chosen.name}.work"
-    with only_one(downloads, chosen):
-        new = not folder.exists()
-        if new:
-            try:
+    new = False
+    if not folder.exists():  # else nothing needs to be written: the data may be on a disk for reading only
+        with only_one(downloads, chosen):
+            new = not folder.exists()  # another run may have ended just now
+            if new:
                 make(chosen, source, folder, downloads, work)
-            except OSError as error:
-                if error.errno in FULL:
-                    raise DataError(f"the disk is full: {root} can't take {chosen.name}; free some space, then run "
-                                    "the same command again") from error
-                raise
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-        else:
-            verify(folder)
+    if not new:
+        verify(folder)
     files = len(manifest.parse(folder / manifest.NAME))
     say(f"{folder}: {chosen.title}; {files:,} files {'written' if new else 'verified'}")
     return Download(chosen.name, folder, files, new, round(time.monotonic() - began, 3))
@@ -76,9 +70,11 @@ def check_source(card: Card, source: str | None) -> None:
     """Refuses a --source that can't stand in for what the card fetches."""
     if source and not card.files:
         raise UsageError(f"{card.name} comes with scikit-learn and is not fetched; leave out --source")
-    if source and len(card.files) > 1 and not (source.endswith("/") if is_url(source) else Path(source).is_dir()):
-        raise UsageError(f'{card.name} has {len(card.files)} files; --source must be a folder that holds them, '
-                         'or its URL ending in "/"')
+    if source and len(card.files) > 1:
+        folder = source.endswith("/") if is_url(source) else Path(source).expanduser().is_dir()
+        if not folder:
+            raise UsageError(f"{card.name} has {len(card.files)} files; --source must be a folder that holds them, "
+                             'or its URL ending in "/"')
 
 
 @contextlib.contextmanager
@@ -96,34 +92,39 @@ def only_one(downloads: Path, card: Card) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
-        with contextlib.suppress(OSError):
-            downloads.rmdir()
+        tidy(downloads)
 
 
 def make(card: Card, source: str | None, folder: Path, downloads: Path, work: Path) -> None:
     """Fetches, lays out in `work`, and renames that to `folder`: nobody ever sees half a data set."""
-    record = folder.with_name(f"{card.name}.sha256")
     paths = [fetch(file, source, downloads) for file in card.files]
+    unvouched = [(file, path) for file, path in zip(card.files, paths, strict=True) if not file.vouched]
+    record = folder.with_name(f"{card.name}.sha256")
     shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
-    work.mkdir()
     try:
-        for file, path in zip(card.files, paths, strict=True):
-            if not file.vouched:
-                hold_to_record(file, path, record)
+        work.mkdir()
+        for file, path in unvouched:
+            hold_to_record(file, path, record)
         module = importlib.import_module(f"ms_vit.data.sources.{card.format.replace('-', '_')}")
         module.lay_out(paths, work, card)
+        (work / "card.yaml").write_text(card.to_yaml(), encoding="utf-8")
+        manifest.write(work)
+        for file, path in unvouched:
+            add_to_record(file, path, record)
+        os.rename(work, folder)
     except DataError:
         # Without a published hash the transfer may be what is bad: the next run must not start from it.
-        for file, path in zip(card.files, paths, strict=True):
-            if not file.vouched and path.parent == downloads:
+        for _, path in unvouched:
+            if path.parent == downloads:
                 path.unlink()
         raise
-    (work / "card.yaml").write_text(card.to_yaml(), encoding="utf-8")
-    manifest.write(work)
-    for file, path in zip(card.files, paths, strict=True):
-        if not file.vouched:
-            add_to_record(file, path, record)
-    os.rename(work, folder)
+    except OSError as error:
+        if error.errno in FULL:
+            raise DataError(f"the disk is full: {folder.parent} can't take {card.name}; free some space, then run the "
+                            "same command again") from error
+        raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
     for left in downloads.iterdir():
         left.unlink()
 

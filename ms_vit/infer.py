@@ -20,8 +20,8 @@ class Inference:
     out: Path
 
 
-def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path | None = None, top_k: int = 5, batch_size: int = 32,
-          device: str | None = None) -> Inference:
+def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path | None = None, top_k: int = 5,
+          batch_size: int = 32, device: str | None = None) -> Inference:
     """Name what is on pictures: probabilities in predictions.jsonl, and each picture with its answer drawn on it.
 
     Args:

@@ -81,7 +81,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         except ConnectionError:
             return  # the package opens an address and closes it again before it reads
         if server.stall_at is not None and stop < len(content):
-            server.closing.wait(20)
+            server.closing.wait(60)
 
     def log_message(self, format: str, *args: object) -> None:
         """Tests' output is for tests."""
@@ -105,7 +105,7 @@ def serve() -> Iterator[Callable[[Path], Server]]:
         server.server_close()
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Returns once `condition` holds; fails the test if it doesn't in time."""
     end = time.monotonic() + seconds
     while not condition():

@@ -28,7 +28,7 @@ def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarra
 
 def patches(x: np.ndarray, p: int) -> np.ndarray:
     """[B, C, H, W] -> [B, N, C * p * p], zeros added at the right and the bottom, one window after the other."""
-    b, c, h, w = x.shape
+    b, _, h, w = x.shape
     x = np.pad(x, ((0, 0), (0, 0), (0, -h % p), (0, -w % p)))
     rows = [x[:, :, i:i + p, j:j + p].reshape(b, -1) for i in range(0, x.shape[2], p) for j in range(0, x.shape[3], p)]
     return np.stack(rows, 1)
@@ -44,7 +44,8 @@ def vit(w: dict[str, np.ndarray], images: np.ndarray, *, patch_size: int, depth:
         x = np.concatenate([np.repeat(w["cls_token"], len(x), 0), x], 1)
     x = x + w["pos_embed"]
     for i in range(depth):
-        block = {name.removeprefix(f"blocks.{i}."): array for name, array in w.items() if name.startswith(f"blocks.{i}.")}
+        own = f"blocks.{i}."
+        block = {name.removeprefix(own): array for name, array in w.items() if name.startswith(own)}
         y = layer_norm(x, block["norm1.weight"], block["norm1.bias"])
         qkv = y @ block["attn.qkv.weight"].T + block["attn.qkv.bias"]
         b, n, width = qkv.shape

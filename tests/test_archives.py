@@ -7,6 +7,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -119,6 +120,20 @@ def test_a_bomb_is_refused_before_it_goes_off(tmp_path, kind):
     refused(make(kind, tmp_path / "x", [("zeros", bytes(100_000_000))]), "unpacks to more than 64,000,000 bytes")
 
 
+def test_a_bomb_behind_the_end_of_a_tar_is_refused(tmp_path):
+    content = gzip.decompress(make_tar(tmp_path / "x.tar.gz", HONEST.items()).read_bytes())
+    (tmp_path / "x.tar.gz").write_bytes(gzip.compress(content + bytes(100_000_000), 1))
+    refused(tmp_path / "x.tar.gz", "unpacks to more than 64,000,000 bytes")
+
+
+def test_a_link_that_lies_in_the_way_is_not_written_through(tmp_path):
+    (tmp_path / "out/top").mkdir(parents=True)
+    (tmp_path / "out/top/empty.txt").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FileExistsError):
+        unpack(make_zip(tmp_path / "x.zip", HONEST.items()), tmp_path / "out")
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_a_zip_that_lies_about_a_size_is_caught(tmp_path):
     path = make_zip(tmp_path / "x.zip", [("a", b"A" * 5000)])
     content = path.read_bytes()
@@ -132,7 +147,7 @@ def test_a_zip_that_lies_about_a_size_is_caught(tmp_path):
 
 def test_an_archive_larger_than_the_disk_has_room_for_is_refused(tmp_path, monkeypatch):
     archive = make_zip(tmp_path / "x.zip", HONEST.items())
-    monkeypatch.setattr(archives.shutil, "disk_usage", lambda path: archives.shutil._ntuple_diskusage(9, 8, 1))
+    monkeypatch.setattr(archives.shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
     refused(archive, "unpacks to 3,003 bytes and .* has room for 1; free some space")
 
 

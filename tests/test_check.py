@@ -26,8 +26,8 @@ def folder(tmp_path) -> Path:
     """Two classes, three training and two validation pictures each, and one to look at."""
     data = tmp_path / "data"
     for seed, name in enumerate(["train/cat/1.png", "train/cat/2.jpg", "train/cat/3.bmp", "train/dog/1.tif",
-                                 "train/dog/2.ppm", "train/dog/3.JPEG", "val/cat/1.png", "val/cat/2.png", "val/dog/1.png",
-                                 "val/dog/2.png", "infer/any.png"]):
+                                 "train/dog/2.ppm", "train/dog/3.JPEG", "val/cat/1.png", "val/cat/2.png",
+                                 "val/dog/1.png", "val/dog/2.png", "infer/any.png"]):
         picture(data / name, seed, "JPEG" if name.endswith("JPEG") else None)
     return data
 

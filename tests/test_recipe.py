@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 from ms_vit.errors import UsageError
 from ms_vit.recipe import RECIPES, Recipe
 
+KEYS = st.sampled_from(["data", "train", "model", "lr", "epochs", "x"]) | st.integers()
+
 
 def write(path, text):
     path.write_text(text)
@@ -51,14 +53,12 @@ def test_an_unknown_recipe_is_told_with_those_there_are():
 
 
 def test_an_unknown_change_is_told(tmp_path):
-    with pytest.raises(UsageError, match='did you mean "optimizer.lr"'):
+    with pytest.raises(UsageError, match=r'did you mean "optimizer\.lr"'):
         Recipe.load("digits", {"optimizer.Lr": 1})
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-                        st.sampled_from(["data", "train", "model", "lr", "epochs", "x"]) | st.integers(), inner, max_size=3),
-                    max_leaves=8))
+                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=8))
 def test_whatever_a_yaml_holds_it_is_a_recipe_or_one_line(tmp_path_factory, values):
     path = write(tmp_path_factory.mktemp("recipe") / "my.yaml", yaml.safe_dump(values))
     try:

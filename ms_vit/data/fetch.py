@@ -79,6 +79,16 @@ def forget_others(file: RemoteFile, url: str, path: Path) -> None:
     origin.write_text(url, encoding="utf-8")
 
 
+def tidy(folder: Path) -> None:
+    """Removes the notes of transfers of which nothing is left, and `folder` itself if that empties it."""
+    for origin in folder.glob("*.url"):
+        path = origin.with_suffix("")
+        if not path.exists() and not part_of(path).exists():
+            origin.unlink()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 def part_of(path: Path) -> Path:
     """Where the package `download` keeps an unfinished transfer to `path`."""
     return path.with_name(f"{path.name}.part")
@@ -125,7 +135,7 @@ def explain(cause: BaseException | None, url: str, path: Path) -> str:
     if isinstance(reason, ConnectionRefusedError):
         return f"can't fetch {url}: the connection was refused; {elsewhere}"
     if isinstance(reason, TimeoutError):
-        return f"can't fetch {url}: no answer within {TIMEOUT:g} s; {again}, or give another address with --source"
+        return f"can't fetch {url}: no answer within {TIMEOUT:g} s; {again}, or {elsewhere}"
     if part_of(path).exists() and not isinstance(cause, urllib.error.URLError):
         return f"{url} broke off after {part_of(path).stat().st_size:,} bytes, which are kept; {again}"
     text = (getattr(reason, "strerror", None) or str(reason) or type(reason).__name__).splitlines()[0]

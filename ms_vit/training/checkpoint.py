@@ -102,7 +102,7 @@ class Checkpoints:
 
 
 def model_file(checkpoint: Path) -> Path:
-    """The weights that CHECKPOINT means: of a run folder the best (else newest), of a checkpoint, or the file itself."""
+    """The weights of a run folder (the best, else the newest), of one of its checkpoints, or the file itself."""
     if checkpoint.is_file():
         return checkpoint
     if (checkpoint / MODEL).is_file():
