@@ -7,6 +7,13 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 INIT = (HERE / "ms_vit" / "__init__.py").read_text(encoding="utf-8")
+EXPORTS = {     # formats of "ms-vit export" and what runs them
+    "onnx": ["onnx", "onnxruntime"],
+    "timm": ["timm>=1.0.16"],                       # 1.0.16 brought "local-dir:"
+    "huggingface": ["transformers", "torch"],
+}
+# The libraries whose weights are read, to compare with; one release of PyTorch and the torchvision that belongs to it.
+PARITY = ["timm>=1.0.16", "torch==2.13.0", "torchvision==0.28.0", "transformers"]
 
 setup(
     name="ms-vit",
@@ -17,7 +24,7 @@ setup(
     python_requires=">=3.10,<3.13",                 # what MindSpore has wheels for
     packages=[*find_packages(include=["ms_vit", "ms_vit.*"]), "ms_vit.datasets"],
     package_dir={"ms_vit.datasets": "datasets"},    # the cards live in the open, and are installed with the package
-    package_data={"ms_vit": ["recipes/*.yaml"], "ms_vit.datasets": ["*.yaml", "*.md"]},
+    package_data={"ms_vit": ["recipes/*.yaml", "data/imagenet1k.txt"], "ms_vit.datasets": ["*.yaml", "*.md"]},
     install_requires=[
         "mindspore>=2.7,<2.11",
         "numpy<2",                                  # MindSpore's CPU kernels are built for NumPy 1
@@ -31,6 +38,11 @@ setup(
         "scipy",                                    # ImageNet's meta.mat
         "tqdm",
     ],
-    extras_require={"test": ["hypothesis", "mypy", "pytest", "pytest-timeout", "ruff", "types-PyYAML", "types-tqdm"]},
+    extras_require={
+        **EXPORTS,
+        "parity": PARITY,
+        "test": [*EXPORTS["onnx"], *PARITY, "hypothesis", "mypy", "pytest", "pytest-timeout", "ruff", "types-PyYAML",
+                 "types-tqdm"],
+    },
     entry_points={"console_scripts": ["ms-vit=ms_vit.cli:main"]},
 )

@@ -26,6 +26,7 @@ VERBS = {
     "train": "train a ViT by a recipe; the same command again resumes",
     "eval": "score a checkpoint on every image of a split",
     "infer": "name what is on pictures, and draw it on them",
+    "export": "write a network for another library, run that and compare",
 }
 USAGE = "usage: ms-vit VERB ...\n\n" + "\n".join(f"  {verb:10}{does}" for verb, does in VERBS.items()) + """
 

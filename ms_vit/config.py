@@ -86,4 +86,9 @@ def build(cls: type[T], values: dict[str, Any], where: str) -> T:
 def explain(error: ArgumentError) -> str:
     """jsonargparse's report of a value of the wrong type, in one line."""
     text = " ".join(str(error).split()).removeprefix("Parser key ").rstrip(".")
-    return re.sub(r": Expected an? (?:<class '(\w+)'>|(.+?))\. Got value: ", r": expected \1\2, got ", text)
+    several = r"(.+?): Does not validate .*? Errors: (.+?) Given value type: .*? Given value: (.*)"
+    if union := re.fullmatch(several, text):
+        kinds = [kind for kind in re.findall(r"- Expected an? (.+?)(?= - |$)", union[2]) if "NoneType" not in kind]
+        text = f"{union[1]}: Expected a {' or '.join(kinds)}. Got value: {union[3]}"
+    text = re.sub(r": Expected an? (.+?)\. Got value: ", r": expected \1, got ", text)
+    return re.sub(r"<class '(\w+)'>", r"\1", re.sub(r"typing\.Literal\[(.+?)\]", r"\1", text))

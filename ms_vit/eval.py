@@ -20,7 +20,8 @@ class Evaluation:
 
 
 def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: str | Path | None = None,
-         batch_size: int = 32, workers: int | None = None, device: str | None = None) -> Evaluation:
+         batch_size: int = 32, workers: int | None = None, model: str | None = None,
+         device: str | None = None) -> Evaluation:
     """Score a checkpoint on every image of a split: top-1, top-5, per class, confusion.
 
     Args:
@@ -30,13 +31,14 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
         out: where eval.json goes (default: the run folder, or beside the weight file).
         batch_size: images at once; the result doesn't depend on it.
         workers: threads that read images (default: what the machine has).
+        model: name of the network where the checkpoint is another library's, e.g. vit_base_patch16_224.
         device: CPU, GPU or Ascend (default: what MindSpore finds).
     """
     from ms_vit.data.pipeline import folder_pipeline, numpy_batches
     from ms_vit.predictor import Predictor, score
     from ms_vit.training.checkpoint import run_folder
 
-    predictor = Predictor(checkpoint, device=device, batch_size=batch_size)
+    predictor = Predictor(checkpoint, model=model, device=device, batch_size=batch_size)
     labels, data = predictor.spec.labels, Path(data)
     batches = folder_pipeline(data / split, labels, predictor.spec.preprocessing, batch_size=batch_size, training=False,
                               workers=workers)

@@ -21,7 +21,7 @@ class Inference:
 
 
 def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path | None = None, top_k: int = 5,
-          batch_size: int = 32, device: str | None = None) -> Inference:
+          batch_size: int = 32, model: str | None = None, device: str | None = None) -> Inference:
     """Name what is on pictures: probabilities in predictions.jsonl, and each picture with its answer drawn on it.
 
     Args:
@@ -30,6 +30,7 @@ def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path |
         out: folder for the results (default: predictions/ in the run folder, or beside the weight file).
         top_k: classes named for each picture.
         batch_size: pictures at once.
+        model: name of the network where the checkpoint is another library's, e.g. vit_base_patch16_224.
         device: CPU, GPU or Ascend (default: what MindSpore finds).
     """
     from ms_vit.data.folder import images_in
@@ -44,7 +45,7 @@ def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path |
     if not files:
         raise DataError(f"no pictures in {', '.join(map(str, images))}")
 
-    predictor = Predictor(checkpoint, device=device, batch_size=batch_size)
+    predictor = Predictor(checkpoint, model=model, device=device, batch_size=batch_size)
     out = Path(out or run_folder(predictor.weights) / "predictions")
     out.mkdir(parents=True, exist_ok=True)
     drawn: list[Path] = []

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ms_vit.data.images import read_image
 from ms_vit.device import cpu_count, use_device
-from ms_vit.models.weights import load_model
+from ms_vit.models.loading import load_model
 from ms_vit.progress import track
 from ms_vit.reports.scores import Scores
 from ms_vit.training.checkpoint import model_file
@@ -31,16 +31,18 @@ class Prediction:
 class Predictor:
     """Names what is on pictures: Predictor("runs/digits")(["a.png", "b.jpg"], top_k=5).
 
-    checkpoint: a run folder (its best checkpoint), one of its checkpoints, or a weight file of ours.
+    checkpoint: a run folder (its best checkpoint), one of its checkpoints, or a weight file of any format.
+    model: the name of the network, for another library's weights: "vit_base_patch16_224".
     batch_size: pictures that go through the network at once; the last batch is filled up, so any number will do.
 
     Raises DataError where there is no whole checkpoint, or a picture can't be read.
     """
 
-    def __init__(self, checkpoint: str | Path, *, device: str | None = None, batch_size: int = 32):
+    def __init__(self, checkpoint: str | Path, *, model: str | None = None, device: str | None = None,
+                 batch_size: int = 32):
         use_device(device)
         self.weights = model_file(Path(checkpoint))
-        self.net, self.spec = load_model(self.weights)
+        self.net, self.spec = load_model(self.weights, model)
         self.batch_size = batch_size
         self.operations = self.spec.preprocessing.operations()
 
@@ -56,10 +58,8 @@ class Predictor:
 
     def prepare(self, image: str | Path | Image.Image) -> np.ndarray:
         """A picture as the network wants it, [3, H, W] float32."""
-        pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else read_image(Path(image)))
-        for operation in self.operations[1:]:       # the first is Decode, and the pixels are decoded
-            pixels = operation(pixels)
-        return pixels
+        picture = image.convert("RGB") if isinstance(image, Image.Image) else read_image(Path(image))
+        return self.spec.preprocessing.apply(self.operations, picture)
 
     def top(self, logits: np.ndarray, top_k: int) -> list[Prediction]:
         exponents = np.exp(logits.astype(np.float64) - logits.max())

@@ -7,7 +7,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 T = TypeVar("T")
-LINE = "{desc}: {n_fmt} of {total_fmt}{unit}, {rate_fmt}, {remaining} left{postfix}"
+LINE = "{desc}: {n_fmt} of {total_fmt}{unit}, {rate_noinv_fmt}, {remaining} left{postfix}"
 
 
 class Lines:

@@ -41,11 +41,13 @@ class Data:
 class Augment:
     """What is done to an image, as calls of mindspore.dataset.vision in their order.
 
+    What is not given comes from the weights that training starts from, else it is as for ImageNet.
+
     Args:
         train: for training; image_size, resize_size, mean and std stand for the model's and the recipe's.
         eval: for validation and prediction.
         crop_pct: resize_size is image_size / crop_pct.
-        mean: of the channels red, green, blue, from 0 to 1 (the default is ImageNet's).
+        mean: of the channels red, green, blue, from 0 to 1.
         std: of the channels, likewise.
     """
 
@@ -55,24 +57,19 @@ class Augment:
         "Normalize(mean, std)",
         "HWC2CHW()",
     ])
-    eval: list[str] = field(default_factory=lambda: [
-        "Decode()",
-        "Resize(resize_size)",
-        "CenterCrop(image_size)",
-        "Normalize(mean, std)",
-        "HWC2CHW()",
-    ])
-    crop_pct: float = 0.875
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    eval: list[str] | None = None
+    crop_pct: float | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
 
 
 @dataclass(kw_only=True)
 class Model:
-    """The network; what is not given comes from its name.
+    """The network; what is not given comes from its weights or its name.
 
     Args:
         name: vit_{tiny,small,base,large}_patch{8,14,16,32}_SIZE.
+        weights: file of any format to start from.
         image_size: side of the input in pixels.
         patch_size: side of a patch in pixels.
         dim: width of a token.
@@ -88,6 +85,7 @@ class Model:
     """
 
     name: str = "vit_tiny_patch16_224"
+    weights: Path | None = None
     image_size: int | None = None
     patch_size: int | None = None
     dim: int | None = None
@@ -95,11 +93,11 @@ class Model:
     num_heads: int | None = None
     mlp_dim: int | None = None
     num_classes: int | None = None
-    pool: Literal["cls", "mean", "flatten"] = "cls"
+    pool: Literal["cls", "mean", "flatten"] | None = None
     dropout: float = 0.0
     attention_dropout: float = 0.0
     drop_path: float = 0.0
-    gelu: Literal["exact", "tanh"] = "exact"
+    gelu: Literal["exact", "tanh"] | None = None
 
 
 @dataclass(kw_only=True)
@@ -113,6 +111,8 @@ class Optimizer:
         eps: added to the denominator.
         weight_decay: on matrices only.
         clip_norm: bound of the gradients' joint norm; 0 for none.
+        layer_decay: each block learns by this factor less than the one after it.
+        tune: what learns - all, the head alone, or the last so many blocks with the head.
     """
 
     name: Literal["adamw", "adam"] = "adamw"
@@ -121,6 +121,8 @@ class Optimizer:
     eps: float = 1e-8
     weight_decay: float = 0.05
     clip_norm: float = 1.0
+    layer_decay: float = 1.0
+    tune: Literal["all", "head"] | int = "all"
 
 
 @dataclass(kw_only=True)
@@ -217,8 +219,12 @@ class Recipe:
         for name in ("dropout", "attention_dropout", "drop_path"):
             if not 0 <= getattr(self.model, name) < 1:
                 raise UsageError(f'"model.{name}" is a share dropped; it must be at least 0 and below 1')
-        if not 0 < self.augment.crop_pct <= 1:
+        if self.augment.crop_pct is not None and not 0 < self.augment.crop_pct <= 1:
             raise UsageError('"augment.crop_pct" must be above 0 and at most 1')
+        if not 0 < self.optimizer.layer_decay <= 1:
+            raise UsageError('"optimizer.layer_decay" must be above 0 and at most 1')
+        if isinstance(self.optimizer.tune, int) and self.optimizer.tune < 1:
+            raise UsageError('"optimizer.tune" is all, head, or a number of blocks from 1')
         if not 0 <= self.loss.label_smoothing < 1:
             raise UsageError('"loss.label_smoothing" must be at least 0 and below 1')
         if self.data.workers is not None and self.data.workers < 1:

@@ -1,18 +1,23 @@
 """ms-vit train: train a ViT by a recipe; the same command on an existing run resumes it."""
 
 import importlib.metadata
+import math
 import platform
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ms_vit
 from ms_vit import cli
 from ms_vit.errors import UsageError
 from ms_vit.progress import say
-from ms_vit.recipe import Recipe
+from ms_vit.recipe import Augment, Recipe
+
+if TYPE_CHECKING:
+    from ms_vit.data.transforms import Preprocessing
+    from ms_vit.models.formats import Foreign
 
 
 @dataclass
@@ -39,17 +44,17 @@ def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Trainin
 
     from ms_vit.data.labels import labels_for
     from ms_vit.data.pipeline import folder_pipeline, numpy_batches
-    from ms_vit.data.transforms import Preprocessing
     from ms_vit.device import amp_level, use_device
+    from ms_vit.models.loading import fit, merged_config, read_foreign
     from ms_vit.models.sizes import model_config
     from ms_vit.models.vit import ViT
     from ms_vit.models.weights import ModelSpec
     from ms_vit.predictor import score
     from ms_vit.reports.curves import draw_curves
-    from ms_vit.training.callbacks import Epochs, MetricsFile, Steps
+    from ms_vit.training.callbacks import Divergence, Epochs, MetricsFile, Steps
     from ms_vit.training.checkpoint import Checkpoints, RunState
     from ms_vit.training.loss import CrossEntropy
-    from ms_vit.training.optimizer import Adam
+    from ms_vit.training.optimizer import Adam, choose
     from ms_vit.training.schedule import warmup_cosine
     from ms_vit.training.step import TrainStep
 
@@ -57,20 +62,19 @@ def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Trainin
     device = use_device(device)
     ms.set_seed(recipe.train.seed)
 
-    # --- data: folder -> batches
+    # --- what is trained: the recipe's model, from weights where it names some, for the folder's classes
     folder = data_folder(recipe)
-    labels = labels_for(folder, recipe.model.num_classes)
-    config = model_config(**(vars(recipe.model) | {"num_classes": len(labels)}))
-    augment = recipe.augment
+    weights = recipe.model.weights
+    foreign = read_foreign(weights) if weights else None
+    labels = labels_for(folder, recipe.model.num_classes, foreign.labels if foreign else None)
+    named = {key: value for key, value in vars(recipe.model).items() if key != "weights"} | {"num_classes": len(labels)}
+    config = merged_config(foreign, path=weights, **named) if foreign and weights else model_config(**named)
+    spec = ModelSpec(config=config, labels=labels, preprocessing=preprocessing(recipe.augment, config, foreign))
 
-    def preprocessing(transforms: list[str]) -> Preprocessing:
-        return Preprocessing(transforms=transforms, image_size=config["image_size"], crop_pct=augment.crop_pct,
-                             mean=list(augment.mean), std=list(augment.std))
-
-    spec = ModelSpec(config=config, labels=labels, preprocessing=preprocessing(augment.eval))
+    # --- data: folder -> batches
     batch_size = recipe.train.batch_size
-    batches = folder_pipeline(folder / "train", labels, preprocessing(augment.train), batch_size=batch_size,
-                              training=True, seed=recipe.train.seed, workers=recipe.data.workers)
+    batches = folder_pipeline(folder / "train", labels, replace(spec.preprocessing, transforms=recipe.augment.train),
+                              batch_size=batch_size, training=True, seed=recipe.train.seed, workers=recipe.data.workers)
     validation = folder_pipeline(folder / "val", labels, spec.preprocessing, batch_size=batch_size, training=False,
                                  workers=recipe.data.workers)
 
@@ -79,8 +83,10 @@ def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Trainin
     steps_per_epoch = batches.get_dataset_size()
     learning_rates = warmup_cosine(recipe.optimizer.lr, epochs=recipe.train.epochs, steps_per_epoch=steps_per_epoch,
                                    **vars(recipe.schedule))
-    optimizer = Adam(net.trainable_params(), learning_rates, betas=recipe.optimizer.betas, eps=recipe.optimizer.eps,
-                     weight_decay=recipe.optimizer.weight_decay, decoupled=recipe.optimizer.name == "adamw")
+    learning = choose(net.trainable_params(), recipe.optimizer.tune)
+    optimizer = Adam(learning, learning_rates, betas=recipe.optimizer.betas, eps=recipe.optimizer.eps,
+                     weight_decay=recipe.optimizer.weight_decay, decoupled=recipe.optimizer.name == "adamw",
+                     layer_decay=recipe.optimizer.layer_decay)
     precision = amp_level(recipe.train.amp_level, device)
     step = TrainStep(ms.amp.auto_mixed_precision(net, precision) if precision != "O0" else net,
                      CrossEntropy(recipe.loss.label_smoothing), optimizer, clip_norm=recipe.optimizer.clip_norm,
@@ -94,8 +100,10 @@ def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Trainin
         state = checkpoints.restore(newest, net, optimizer.state())
         say(f"{run} has {state.epoch} of {recipe.train.epochs} epochs"
             + (f"; going on from {newest}" if state.epoch < recipe.train.epochs else ", all there is to do"))
+    elif foreign and weights:
+        say(f"{weights}: {fit(net, foreign, weights, config=config, labels=labels)}")
     metrics.rewind(state.step)
-    describe(recipe, net, labels, batches, validation, device, precision)
+    describe(recipe, net, spec, batches, validation, f"{device} ({precision})")
 
     # --- train
     def validate():
@@ -113,8 +121,9 @@ def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Trainin
                   log_every=recipe.train.log_every, device=device)
     epochs = Epochs(steps, epochs=recipe.train.epochs, every=recipe.checkpoint.every_epochs, validate=validate,
                     save=save)
+    guard = Divergence(steps, chance=math.log(len(labels)), checkpoints=checkpoints)
     if state.epoch < recipe.train.epochs:
-        Model(step).train(recipe.train.epochs, batches, callbacks=[steps, epochs], dataset_sink_mode=False,
+        Model(step).train(recipe.train.epochs, batches, callbacks=[steps, guard, epochs], dataset_sink_mode=False,
                           initial_epoch=state.epoch)
         draw_curves(run / "metrics.jsonl", run / "curves.png", f"{run.name}: {recipe.model.name} on {recipe.data.name}")
     say(f"best top-1 on val: {100 * state.best_top1:.2f} %; checkpoints, metrics and curves.png are in {run}")
@@ -162,14 +171,27 @@ def versions() -> str:
     return f"ms-vit {ms_vit.__version__}{revision}, {', '.join(others)}, Python {platform.python_version()}"
 
 
-def describe(recipe: Recipe, net: Any, labels: Any, batches: Any, validation: Any, device: str, precision: str) -> None:
+def preprocessing(augment: Augment, config: dict[str, Any], foreign: "Foreign | None") -> "Preprocessing":
+    """How images are prepared for evaluation: by the recipe, else as the weights want it, else as for ImageNet."""
+    from ms_vit.data.transforms import Preprocessing
+
+    asked = {"transforms": augment.eval, "crop_pct": augment.crop_pct, "mean": augment.mean, "std": augment.std}
+    given = {key: list(value) if isinstance(value, tuple) else value
+             for key, value in asked.items() if value is not None}
+    return Preprocessing(image_size=config["image_size"], **((foreign.eval if foreign else {}) | given))
+
+
+def describe(recipe: Recipe, net: Any, spec: Any, batches: Any, validation: Any, device: str) -> None:
     """Says what is about to happen."""
     parameters = sum(parameter.size for parameter in net.get_parameters())
-    say(f"{recipe.model.name}: {parameters:,} parameters, {len(labels)} classes, on {device} ({precision})")
+    say(f"{recipe.model.name}: {parameters:,} parameters, {len(spec.labels)} classes, on {device}")
     say(f"{recipe.data.folder}: {batches.get_dataset_size()} training batches of {recipe.train.batch_size}, "
         f"{validation.get_dataset_size()} for validation")
-    for name in ("train", "eval"):
-        say(f"  {name}: " + " -> ".join(getattr(recipe.augment, name)))
+    for name, transforms in (("train", recipe.augment.train), ("eval", spec.preprocessing.transforms)):
+        say(f"  {name}: " + " -> ".join(transforms))
+    said = {key: value for key, value in spec.preprocessing.names.items() if key in ("image_size", "resize_size")}
+    say(f"  {', '.join(f'{key} {value}' for key, value in said.items())}, mean {spec.preprocessing.mean}, "
+        f"std {spec.preprocessing.std}")
 
 
 def arguments(parser: Any) -> None:
@@ -193,6 +215,9 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
+    # --model NAME and --weights FILE, as the other verbs have them.
+    short = {"--model": "--model.name", "--weights": "--model.weights"}
+    argv = [short.get(word, word) for word in (sys.argv[1:] if argv is None else argv)]
     return cli.run(train, argv, arguments=arguments, call=call)
 
 

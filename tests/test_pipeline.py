@@ -15,8 +15,7 @@ NAMES = {"image_size": 32, "resize_size": 36, "mean": [127.5] * 3, "std": [127.5
 
 
 def preprocessing(transforms=None, image_size=32):
-    return Preprocessing(transforms=transforms or Augment().eval, image_size=image_size, crop_pct=0.875,
-                         mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+    return Preprocessing(image_size=image_size, **({"transforms": transforms} if transforms else {}))
 
 
 @pytest.fixture(scope="module")

@@ -64,6 +64,20 @@ def test_every_other_command_of_the_readme_works(quickstart, fresh):
     assert (fresh / "runs/mine/eval.json").is_file()
 
 
+def test_the_fine_tuning_of_the_readme_works(fresh, shared_data):
+    """With the head alone and fewer, larger steps: the whole of it takes minutes."""
+    (fresh / "vit_tiny_patch16_224.safetensors").symlink_to(shared_data / "vit_tiny_patch16_224.safetensors")
+    bash(f". .venv/bin/activate; ms-vit download imagenet-subset --source {shared_data / 'imagenet_mini.zip'}", fresh)
+    (fresh / "data/imagenet-mini").symlink_to("imagenet-subset")
+    (block,) = blocks("sh")
+    block = re.sub(r"(ms-vit train .*)", r"\1 --optimizer.tune head --train.epochs 1 --train.batch_size 50", block)
+    told = bash(f". .venv/bin/activate\n{block}", fresh).stderr
+    assert float(re.search(r"val: top-1 ([\d.]+) %, top-5", told)[1]) == pytest.approx(75.5, abs=1)     # 1000-way
+    assert "a new head, 10 of its classes known to the weights" in told
+    assert float(re.search(r"best top-1 on val: ([\d.]+) %", told)[1]) >= 98
+    assert "English springer" in told
+
+
 def test_the_python_of_the_readme_works(quickstart, fresh):
     (code,) = blocks("python")
     done = subprocess.run([sys.executable, "-c", code], cwd=fresh, capture_output=True, text=True)

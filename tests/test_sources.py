@@ -248,6 +248,18 @@ def test_a_small_archive_like_cifars_is_laid_out(tmp_path):
     assert len(names) == 12 and names[0] == "train/airplane/00000.png" and names[-1] == "val/truck/00001.png"
 
 
+@pytest.mark.parametrize(("program", "says"), [
+    (b")" + b"\x85" * 3_000_000 + b"Ns", "a tuple for a key"),             # its hash would exhaust the process's stack
+    (b"U\x01xcnumpy\ndtype\n(N}U\x04codeK\x01st" + b"bs", "holds no array"),   # a state that would set attributes
+])
+def test_a_pickle_cannot_reach_the_process_that_reads_it(tmp_path, program, says):
+    before = dict(vars(cifar_pickles.Dtype))
+    with pytest.raises(DataError, match=says):
+        archive = cifar(tmp_path, content=b"\x80\x02}" + program + b".")
+        cifar_pickles.lay_out([archive], tmp_path / "out", Card.load("cifar10"))
+    assert dict(vars(cifar_pickles.Dtype)) == before
+
+
 class Calls:
     """Pickles as a call of a function."""
 

@@ -1,5 +1,6 @@
 """The classes of a folder: ids (what the class folders are called) and names (what people call them)."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +27,19 @@ class Labels:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def index(self) -> dict[str, int]:
+        """Class folder -> class index: by id, and by name where that is nobody else's id or name."""
+        counts = Counter(self.names)
+        by_name = {name: index for index, name in enumerate(self.names) if counts[name] == 1}
+        return by_name | {id: index for index, id in enumerate(self.ids)}
+
 
 def read_labels(folder: Path) -> Labels:
     """The classes of folder/train (of folder/val where there is no train/).
 
-    Names come from ImageNet's devkit in the folder, else from the card it was downloaded by, else they are the ids.
+    Names come from ImageNet's devkit in the folder, else from the card it was downloaded by, else from ImageNet-1k for
+    its wnids; else they are the ids.
     Raises DataError where there is no split, no class, or the devkit is damaged.
     """
     split = next((folder / name for name in ("train", "val") if (folder / name).is_dir()), None)
@@ -43,27 +52,33 @@ def read_labels(folder: Path) -> Labels:
     return Labels(ids, [names.get(id, id) for id in ids])
 
 
-def labels_for(folder: Path, num_classes: int | None) -> Labels:
+def labels_for(folder: Path, num_classes: int | None, known: Labels | None = None) -> Labels:
     """The classes of a model that is to be trained on a folder: the folder's own, unless `num_classes` asks for more.
 
-    With ImageNet's devkit in the folder, its 1,000 classes may be asked for; a folder of some of them then trains and
-    scores among all. Raises DataError for any other number.
+    As many as `known` has, those of the weights that training starts from, or as ImageNet has, may be asked for: a
+    folder of some of these then trains and scores among all. Raises DataError for any other number.
     """
     labels = read_labels(folder)
     if num_classes in (None, len(labels)):
         return labels
-    known = devkit_labels(folder)
-    if known and len(known) == num_classes:
-        return known
+    for wider in (known, devkit_labels(folder), imagenet_labels()):
+        if wider and len(wider) == num_classes and set(labels.ids) <= set(wider.index):
+            return wider
     raise DataError(f"{folder} has {len(labels)} classes, not {num_classes}; leave model.num_classes out to take them")
 
 
 def names_of(folder: Path) -> dict[str, str]:
     """Class folder -> name, as far as the folder's devkit or else its card.yaml says. Raises as read_labels."""
-    if known := devkit_labels(folder):
-        return dict(zip(known.ids, known.names, strict=True))
+    known = devkit_labels(folder) or imagenet_labels()
     card = folder / "card.yaml"
-    return Card.load(card).class_names if card.is_file() else {}
+    return dict(zip(known.ids, known.names, strict=True)) | (Card.load(card).class_names if card.is_file() else {})
+
+
+def imagenet_labels() -> Labels:
+    """ImageNet-1k's 1,000 classes in wnid order, which is their usual index."""
+    lines = (Path(__file__).parent / "imagenet1k.txt").read_text(encoding="utf-8").splitlines()
+    pairs = [line.split(" ", 1) for line in lines]
+    return Labels([id for id, _ in pairs], [name for _, name in pairs])
 
 
 def devkit_labels(folder: Path) -> Labels | None:

@@ -19,7 +19,7 @@ from ms_vit.errors import DataError
 
 def folder_pipeline(split: Path, labels: Labels, preprocessing: Preprocessing, *, batch_size: int, training: bool,
                     seed: int = 0, workers: int | None = None) -> ds.Dataset:
-    """Batches of every image below `split`, which holds one folder a class, named by a class id of `labels`.
+    """Batches of every image below `split`, which holds one folder a class, named by an id or a name of `labels`.
 
     Training shuffles and leaves out an incomplete last batch; evaluation keeps the order and the last, smaller batch.
     The same seed and the same number of workers give bitwise the same batches.
@@ -33,7 +33,7 @@ def folder_pipeline(split: Path, labels: Labels, preprocessing: Preprocessing, *
     ds.config.set_seed(seed)
     images = ds.ImageFolderDataset(str(split), shuffle=training, num_parallel_workers=workers,
                                    extensions=list(extensions()),
-                                   class_indexing={name: index for index, name in enumerate(labels.ids)})
+                                   class_indexing=labels.index)
     images = images.map(preprocessing.operations(), "image", num_parallel_workers=workers)
     images = images.map(transforms.TypeCast(ms.int32), "label", num_parallel_workers=1)
     return images.batch(batch_size, drop_remainder=training, num_parallel_workers=1)
@@ -63,7 +63,7 @@ def count_images(split: Path, labels: Labels) -> int:
     if not split.is_dir():
         raise DataError(f"{split} is not there; a data folder holds {split.name}/CLASS/IMAGE files")
     classes = scan(split)
-    known = set(labels.ids)
+    known = labels.index
     unknown = [name for name in classes if name not in known]
     if unknown:
         listed = ", ".join(f'"{name}" ({len(classes[name])} images)' for name in unknown[:5])

@@ -7,10 +7,12 @@ of that module's operations with literals, and with the names that `Preprocessin
 import ast
 import difflib
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import mindspore.dataset.vision as vision
+import numpy as np
+from PIL import Image
 
 from ms_vit.errors import UsageError
 
@@ -19,14 +21,21 @@ from ms_vit.errors import UsageError
 class Preprocessing:
     """How a model wants its images: operations, with the values that their names stand for.
 
-    image_size in pixels; resize_size is image_size / crop_pct; mean and std of the channels, from 0 to 1.
+    image_size in pixels; resize_size is image_size / crop_pct; mean and std of the channels, from 0 to 1. The defaults
+    are those of most models for ImageNet.
     """
 
-    transforms: list[str]
+    transforms: list[str] = field(default_factory=lambda: [
+        "Decode()",
+        "Resize(resize_size)",
+        "CenterCrop(image_size)",
+        "Normalize(mean, std)",
+        "HWC2CHW()",
+    ])
     image_size: int
-    crop_pct: float
-    mean: list[float]
-    std: list[float]
+    crop_pct: float = 0.875
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
 
     @property
     def names(self) -> dict[str, Any]:
@@ -37,6 +46,13 @@ class Preprocessing:
     def operations(self) -> list[Any]:
         """The operations of mindspore.dataset.vision: file bytes [n] uint8 -> [3, H, W] float32."""
         return [operation(text, self.names) for text in self.transforms]
+
+    def apply(self, operations: list[Any], image: Image.Image) -> np.ndarray:
+        """What `operations`, these, make of a picture that is decoded already: [3, H, W] float32."""
+        pixels: Any = image if self.transforms[0] == "Decode(to_pil=True)" else np.asarray(image)
+        for each in operations[1:]:
+            pixels = each(pixels)
+        return pixels
 
 
 def operation(text: str, names: dict[str, Any]) -> Any:

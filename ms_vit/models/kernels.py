@@ -8,7 +8,7 @@ from typing import Literal
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
-from mindspore.common.initializer import HeUniform, initializer
+from mindspore.common.initializer import Constant, HeUniform, initializer
 
 Gelu = Literal["exact", "tanh"]
 
@@ -40,10 +40,24 @@ class LayerNorm(nn.Cell):
         super().__init__()
         self.weight = Parameter(initializer("ones", (dim,)))
         self.bias = Parameter(initializer("zeros", (dim,)))
+        self.set_epsilon(epsilon)
+
+    def set_epsilon(self, epsilon: float) -> None:
         self.normalize = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=epsilon)
 
     def construct(self, x):
         return self.normalize(x, self.weight, self.bias)[0]
+
+
+class LayerScale(nn.Cell):
+    """A learned factor for each channel of a residual branch (Touvron et al. 2021, "CaiT", sec. 2): [..., D]."""
+
+    def __init__(self, dim: int, *, start: float = 1e-5):
+        super().__init__()
+        self.gamma = Parameter(initializer(Constant(start), (dim,)))
+
+    def construct(self, x):
+        return x * self.gamma
 
 
 class PatchConv(nn.Cell):

@@ -94,17 +94,20 @@ class EncoderBlock(nn.Cell):
     """One pre-norm block: attention and MLP, each with a residual (sec. 3.1, eq. 2 and 3): [B, N, D] -> [B, N, D]."""
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int, *, head_dim: int | None = None, dropout: float = 0.0,
-                 attention_dropout: float = 0.0, drop_path: float = 0.0, gelu: kernels.Gelu = "exact"):
+                 attention_dropout: float = 0.0, drop_path: float = 0.0, layer_scale: bool = False,
+                 gelu: kernels.Gelu = "exact", epsilon: float = 1e-6):
         super().__init__()
-        self.norm1 = kernels.LayerNorm(dim)
+        self.norm1 = kernels.LayerNorm(dim, epsilon=epsilon)
         self.attn = Attention(dim, num_heads, head_dim=head_dim, dropout=dropout, attention_dropout=attention_dropout)
-        self.norm2 = kernels.LayerNorm(dim)
+        self.ls1 = kernels.LayerScale(dim) if layer_scale else nn.Identity()
+        self.norm2 = kernels.LayerNorm(dim, epsilon=epsilon)
         self.mlp = FeedForward(dim, mlp_dim, dropout=dropout, gelu=gelu)
+        self.ls2 = kernels.LayerScale(dim) if layer_scale else nn.Identity()
         self.drop_path = kernels.DropPath(drop_path)
 
     def construct(self, x):
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
 
 class TransformerEncoder(nn.SequentialCell):
@@ -123,10 +126,19 @@ class ViT(nn.Cell):
 
     image_size: side of the square input, or (height, width), in pixels.
     pool: what the head sees. "cls": the class token (the paper), "mean": the mean of the patch tokens
-        (Beyer et al. 2022), "flatten": all of them side by side. Only "cls" has a class token.
+        (Beyer et al. 2022), "flatten": all patch tokens side by side.
     dropout: after the positions, the attention and both layers of the MLP. attention_dropout: on attention weights.
     drop_path: stochastic depth of the last block. All three are shares dropped, from 0 to below 1.
     gelu: "exact" as timm and PyTorch, "tanh" as JAX; "tanh" is several times faster on a CPU.
+
+    The rest is what published weights differ in; the defaults are timm's and the paper's.
+    epsilon: of every LayerNorm.
+    class_token: whether there is one (default: where pool is "cls").
+    distilled: a distillation token with a head of its own; logits are the mean of both (Touvron et al. 2021, "DeiT").
+    registers: further tokens that only serve attention (Darcet et al. 2024).
+    class_position: whether class, distillation and register tokens have positions, too.
+    layer_scale: a learned factor for each channel of the residual branches.
+    norm_after_pool: the last LayerNorm (then called fc_norm) follows the pooling, as in MAE and timm's mean pooling.
 
     Raises ValueError where `dim` is not divisible by `num_heads` and no `head_dim` is given.
     """
@@ -134,35 +146,59 @@ class ViT(nn.Cell):
     def __init__(self, *, image_size: int | tuple[int, int], patch_size: int, num_classes: int, dim: int, depth: int,
                  num_heads: int, mlp_dim: int, channels: int = 3, head_dim: int | None = None, pool: Pool = "cls",
                  dropout: float = 0.0, attention_dropout: float = 0.0, drop_path: float = 0.0,
-                 gelu: kernels.Gelu = "exact"):
+                 gelu: kernels.Gelu = "exact", epsilon: float = 1e-6, class_token: bool | None = None,
+                 distilled: bool = False, registers: int = 0, class_position: bool = True, layer_scale: bool = False,
+                 norm_after_pool: bool = False):
         super().__init__()
         self.pool = pool
+        self.class_position = class_position
         self.patch_embed = PatchEmbedding(pair(image_size), patch_size, channels, dim)
         tokens = self.patch_embed.grid[0] * self.patch_embed.grid[1]
 
-        if pool == "cls":
-            self.cls_token = Parameter(initializer(Normal(1e-6), (1, 1, dim)))
-        self.pos_embed = Parameter(initializer(TruncatedNormal(0.02), (1, tokens + (pool == "cls"), dim)))
+        self.cls_token = token(1, dim) if pool == "cls" or class_token else None
+        self.dist_token = token(1, dim) if distilled else None
+        self.reg_token = token(registers, dim) if registers else None
+        self.extra_tokens = int(self.cls_token is not None) + int(distilled) + registers
+        positions = tokens + (self.extra_tokens if class_position else 0)
+        self.pos_embed = Parameter(initializer(TruncatedNormal(0.02), (1, positions, dim)))
         self.dropout = nn.Dropout(p=dropout)
 
         self.blocks = TransformerEncoder(dim, depth, num_heads, mlp_dim, head_dim=head_dim, dropout=dropout,
-                                         attention_dropout=attention_dropout, drop_path=drop_path, gelu=gelu)
-        self.norm = kernels.LayerNorm(dim)
+                                         attention_dropout=attention_dropout, drop_path=drop_path,
+                                         layer_scale=layer_scale, gelu=gelu, epsilon=epsilon)
+        self.norm = nn.Identity() if norm_after_pool else kernels.LayerNorm(dim, epsilon=epsilon)
+        self.fc_norm = kernels.LayerNorm(dim, epsilon=epsilon) if norm_after_pool else nn.Identity()
         # A head of zeros starts every class equal (sec. 3.2), and fine-tuning starts from undisturbed features.
         self.head = nn.Dense(dim * tokens if pool == "flatten" else dim, num_classes, "zeros", "zeros")
+        self.head_dist = nn.Dense(dim, num_classes, "zeros", "zeros") if distilled else None
+
+    def with_extra_tokens(self, x):
+        """[B, N, D] -> [B, class, distillation and register tokens + N, D]."""
+        tokens: tuple = ()
+        for extra in (self.cls_token, self.dist_token, self.reg_token):
+            if extra is not None:
+                tokens = (*tokens, ops.broadcast_to(extra, (x.shape[0], -1, -1)).astype(x.dtype))
+        return ops.concat((*tokens, x), 1) if tokens else x
 
     def construct(self, x):
         x = self.patch_embed(x)                                                        # [B, N, D]
-        if self.pool == "cls":
-            cls_token = ops.broadcast_to(self.cls_token, (x.shape[0], -1, -1)).astype(x.dtype)
-            x = ops.concat((cls_token, x), 1)                                          # [B, 1 + N, D]
-        x = self.dropout(x + self.pos_embed)
-        x = self.norm(self.blocks(x))
+        if self.class_position:
+            x = self.with_extra_tokens(x) + self.pos_embed
+        else:
+            x = self.with_extra_tokens(x + self.pos_embed)
+        x = self.norm(self.blocks(self.dropout(x)))                                    # [B, extra + N, D]
 
+        if self.head_dist is not None:
+            return (self.head(x[:, 0]) + self.head_dist(x[:, 1])) / 2
         if self.pool == "cls":
             x = x[:, 0]
         elif self.pool == "mean":
-            x = x.mean(1)
+            x = x[:, self.extra_tokens:].mean(1)
         else:
-            x = x.reshape(x.shape[0], -1)
-        return self.head(x)                                                            # [B, num_classes]
+            x = x[:, self.extra_tokens:].reshape(x.shape[0], -1)
+        return self.head(self.fc_norm(x))                                              # [B, num_classes]
+
+
+def token(count: int, dim: int) -> Parameter:
+    """Learned tokens [1, count, D] that are no patch's."""
+    return Parameter(initializer(Normal(1e-6), (1, count, dim)))

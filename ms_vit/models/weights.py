@@ -1,4 +1,4 @@
-"""Weights and what travels with them, in one safetensors file: the network's shape, its labels, its preprocessing."""
+"""Our own weight files: safetensors that carry the network's shape, its labels and its preprocessing as metadata."""
 
 import dataclasses
 import json
@@ -15,7 +15,6 @@ from safetensors.numpy import save_file
 from ms_vit.data.labels import Labels
 from ms_vit.data.transforms import Preprocessing
 from ms_vit.errors import DataError
-from ms_vit.models.vit import ViT
 
 METADATA_KEY = "ms_vit"
 
@@ -40,8 +39,16 @@ class ModelSpec:
 
 def save_parameters(path: Path, parameters: list[Parameter], spec: ModelSpec | None = None) -> None:
     """Writes parameters under their names, with the spec, where given, in the file's metadata."""
-    arrays = {parameter.name: np.ascontiguousarray(parameter.asnumpy()) for parameter in parameters}
-    save_file(arrays, path, metadata={METADATA_KEY: spec.to_json()} if spec else None)
+    arrays = {parameter.name: parameter.asnumpy() for parameter in parameters}
+    save_arrays(path, arrays, {METADATA_KEY: spec.to_json()} if spec else None)
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """Writes a safetensors file with a new file's usual permissions; save_file alone lets only its owner read it."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata=metadata)
+    path.chmod(mode)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -53,40 +60,34 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path} is damaged or no safetensors file: {error}") from error
 
 
-def read_spec(path: Path) -> ModelSpec:
+def spec_of(metadata: dict[str, str], path: Path) -> ModelSpec:
     """The spec in the metadata of a file of ours."""
     try:
-        with safe_open(path, "numpy") as file:
-            metadata = file.metadata() or {}
         return ModelSpec.from_json(metadata[METADATA_KEY])
-    except KeyError as error:
-        raise DataError(f"{path} carries no labels and preprocessing of ours; it was not written by ms-vit") from error
-    except (SafetensorError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is damaged or no safetensors file: {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} has damaged metadata, or is of another version of ms-vit") from error
 
 
 def set_parameters(parameters: list[Parameter], arrays: dict[str, np.ndarray], path: Path) -> None:
     """Sets every parameter from the array of its name; anything missing, left over or of another shape is an error."""
     wanted = {parameter.name: parameter for parameter in parameters}
-    problems = [f"lacks {name}" for name in wanted if name not in arrays]
-    problems += [f"has {name} too many" for name in arrays if name not in wanted]
-    problems += [f"{name} is {arrays[name].shape}, not {tuple(parameter.shape)}"
-                 for name, parameter in wanted.items()
-                 if name in arrays and arrays[name].shape != tuple(parameter.shape)]
-    if problems:
-        listed = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-        raise DataError(f"{path} doesn't fit the model: {listed}")
+    refuse_misfits(path, *misfits(wanted, arrays))
     for name, parameter in wanted.items():
-        parameter.set_data(ms.Tensor(arrays[name], parameter.dtype))
+        parameter.set_data(ms.Tensor(np.ascontiguousarray(arrays[name]), parameter.dtype))
 
 
-def load_model(path: Path) -> tuple[ViT, ModelSpec]:
-    """The network of a file of ours, with its weights, ready to predict; and its spec."""
-    spec = read_spec(path)
-    try:
-        net = ViT(**spec.config)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{path} describes a network that this version doesn't know: {error}") from error
-    set_parameters(list(net.get_parameters()), read_arrays(path), path)
-    net.set_train(False)
-    return net, spec
+def misfits(wanted: dict[str, Parameter], arrays: dict[str, np.ndarray]) -> tuple[list[str], list[str], list[str]]:
+    """Names that `arrays` lacks, that it has too many, and that have another shape there."""
+    missing = [name for name in wanted if name not in arrays]
+    left_over = [name for name in arrays if name not in wanted]
+    shapes = [f"{name} {list(arrays[name].shape)}, not {list(parameter.shape)}" for name, parameter in wanted.items()
+              if name in arrays and arrays[name].shape != tuple(parameter.shape)]
+    return missing, left_over, shapes
+
+
+def refuse_misfits(path: Path, missing: list[str], left_over: list[str], shapes: list[str]) -> None:
+    faults = [("lacks", missing), ("has too many", left_over), ("has of another shape", shapes)]
+    told = [f"{what} {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
+            for what, names in faults if names]
+    if told:
+        raise DataError(f"{path} doesn't fit the model: it {'; '.join(told)}. Is --model the right one?")

@@ -1,6 +1,7 @@
 """What happens around the steps of Model.train: metrics, progress, validation, checkpoints."""
 
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,10 @@ import numpy as np
 from mindspore.train import Callback
 
 from ms_vit.data.pipeline import interruptible
+from ms_vit.errors import DataError
 from ms_vit.progress import progress, say
 from ms_vit.reports.scores import Scores
-from ms_vit.training.checkpoint import RunState
+from ms_vit.training.checkpoint import Checkpoints, RunState
 
 
 class MetricsFile:
@@ -113,6 +115,35 @@ class Steps(Callback):
     def on_train_end(self, run_context: Any) -> None:
         if self.bar:
             self.bar.close()
+
+
+class Divergence(Callback):
+    """Stops a run whose loss is no number, or stays far above what it began with and what guessing would give.
+
+    chance: the loss of guessing, ln(classes).
+    """
+
+    PATIENCE = 3        # steps: one batch alone may be hard
+    FACTOR = 1.5
+
+    def __init__(self, steps: Steps, *, chance: float, checkpoints: Checkpoints):
+        super().__init__()
+        self.steps = steps
+        self.chance = chance
+        self.checkpoints = checkpoints
+        self.bound = 0.0
+        self.above = 0
+
+    def on_train_step_end(self, run_context: Any) -> None:
+        loss = float(self.steps.losses[-1].asnumpy())
+        self.bound = self.bound or self.FACTOR * max(loss, self.chance)
+        self.above = self.above + 1 if loss > self.bound else 0
+        if math.isfinite(loss) and self.above < self.PATIENCE:
+            return
+        last = self.checkpoints.newest()
+        raise DataError(f"the run diverged at step {self.steps.state.step}: the loss is {loss:.4g}, guessing has "
+                        f"{self.chance:.2f}. Lower optimizer.lr or lengthen schedule.warmup_epochs, and give another "
+                        f"--run; the last good checkpoint is {last or 'none yet'}")
 
 
 class Epochs(Callback):

@@ -103,7 +103,7 @@ class Checkpoints:
 
 def model_file(checkpoint: Path) -> Path:
     """The weights of a run folder (the best, else the newest), of one of its checkpoints, or the file itself."""
-    if checkpoint.is_file():
+    if checkpoint.is_file() or (checkpoint / "config.json").is_file():     # the latter is a hub's folder
         return checkpoint
     if (checkpoint / MODEL).is_file():
         folder: Path | None = checkpoint

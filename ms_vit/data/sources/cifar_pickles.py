@@ -1,21 +1,21 @@
 """Format cifar-pickles: CIFAR-10's Python version (https://www.cs.toronto.edu/~kriz/cifar.html), a tar.gz of pickles.
 
-A pickle is a program. The one here may make dictionaries, lists, text and numbers, and one kind of object: an array of
-bytes, by stand-ins of our own; whatever else it names is refused before it exists.
+They may make one kind of object, an array of bytes, by stand-ins of our own; see ms_vit/unpickling.py.
 """
 
 import io
-import pickle
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from ms_vit import unpickling
 from ms_vit.data.archives import unpack
 from ms_vit.data.cards import Card
 from ms_vit.data.sources.pngs import write_pngs
 from ms_vit.errors import DataError
+from ms_vit.unpickling import Refused
 
 FOLDER = "cifar-10-batches-py"
 SPLITS = {"train": [f"data_batch_{number}" for number in range(1, 6)], "val": ["test_batch"]}
@@ -74,10 +74,6 @@ def load(path: Path) -> dict[str, Any]:
     return loaded
 
 
-class Refused(Exception):
-    """A name that a pickle must not use."""
-
-
 class Dtype:
     """Stands in for numpy.dtype: unsigned bytes only."""
 
@@ -85,16 +81,13 @@ class Dtype:
         if code != "u1":
             raise Refused(f"numpy.dtype({code!r})")
 
-    def __setstate__(self, state: Any) -> None:
-        """Byte order and the like: nothing that a byte has."""
-
 
 class Array:
     """Stands in for numpy.ndarray; `array` is made from the bytes and the shape that the pickle gives."""
 
     array = np.empty(0, np.uint8)
 
-    def __setstate__(self, state: Any) -> None:
+    def fill(self, state: Any) -> None:
         _version, shape, dtype, fortran, content = state
         if not isinstance(dtype, Dtype) or fortran or not isinstance(content, str):
             raise Refused("an array of something else than bytes")
@@ -108,23 +101,19 @@ def reconstruct(cls: Any, shape: Any, code: Any) -> Array:
     return Array()
 
 
-class Unpickler(pickle._Unpickler):
-    """Knows three names, and none of them leads into NumPy.
+class Unpickler(unpickling.Unpickler):
+    """Knows three names, and none of them leads into NumPy."""
 
-    It is the one in Python: the one in C lets a few bytes of pickle claim gigabytes for its memo.
-    """
-
-    KNOWN = {
+    known: ClassVar[dict[tuple[str, str], Any]] = {
         ("numpy.core.multiarray", "_reconstruct"): reconstruct,
         ("numpy._core.multiarray", "_reconstruct"): reconstruct,
         ("numpy", "ndarray"): Array,
         ("numpy", "dtype"): Dtype,
     }
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.KNOWN:
-            raise Refused(f"{module}.{name}")
-        return self.KNOWN[module, name]
+    def set_state(self, target: Any, state: Any) -> None:
+        if isinstance(target, Array):       # a Dtype's state is byte order and the like: nothing that a byte has
+            target.fill(state)
 
 
 def shown(path: Path) -> str:
