@@ -488,7 +488,7 @@ def call(name: str, *arguments: bytes) -> bytes:
     (number(1) + b"Q", "can't be read"), (b"\x8c\x01a", "another protocol"), (b"Vtext\n", "another protocol"),
     (b"h\x05", "can't be read"), (b"u", "can't be read"), (b"}(((", "can't be read"),
     (b"]", "holds no dictionary"), (b"}", "it has nothing"),
-    (b"}(" + b")\x85\x85" + number(1) + b"u", "has a tuple for a key")])
+    (b"}(" + b")\x85\x85" + number(1) + b"u", "asks for a tuple for a key")])
 def test_a_pickle_that_wants_more_than_tensors_is_refused(write, content, wanted, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert wanted in fault(write(tmp_path / "w.pth", content, {}))

@@ -1,5 +1,6 @@
 """What the README says, done: the quickstart in a fresh folder, then every other command."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -32,7 +33,8 @@ def fresh(tmp_path_factory):
 
 
 def bash(command: str, folder: Path) -> subprocess.CompletedProcess:
-    done = subprocess.run(["bash", "-euc", command], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(["bash", "-euc", command], cwd=folder, capture_output=True, text=True,
+                          env=os.environ | {"VENV": sys.prefix})
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
