@@ -323,3 +323,15 @@ def test_the_main_job_on_an_imagenet_subset_from_a_server(shared_data, serve, ru
     first = json.loads((tmp_path / "run/predictions/predictions.jsonl").read_text().splitlines()[0])
     springer = next(entry for entry in first["predictions"] if entry["id"] == "n02102040")
     assert (springer["name"], springer["index"]) == ("English springer", 217)
+
+
+@pytest.mark.parametrize(("python", "numpy", "says"), [
+    ((3, 13, 0), "1.26.4", "Python 3.10, 3.11 or 3.12 is needed"),
+    ((3, 9, 7), "1.26.4", "make a new environment"),
+    ((3, 11, 7), "2.1.0", "MindSpore needs NumPy below 2, found 2.1.0; run: pip install 'numpy<2'"),
+])
+def test_a_wrong_python_or_numpy_gets_one_line(python, numpy, says, run, monkeypatch):
+    monkeypatch.setattr(sys, "version_info", python)
+    monkeypatch.setattr("importlib.metadata.version", lambda package: numpy)
+    ran = run("train", "--recipe", "digits")
+    assert ran.code == 2 and says in ran.mistake
