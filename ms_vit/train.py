@@ -217,7 +217,8 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     # --model NAME and --weights FILE, as the other verbs have them.
     short = {"--model": "--model.name", "--weights": "--model.weights"}
-    argv = [short.get(word, word) for word in (sys.argv[1:] if argv is None else argv)]
+    words = [word.partition("=") for word in (sys.argv[1:] if argv is None else argv)]
+    argv = [short.get(name, name) + equals + value for name, equals, value in words]
     return cli.run(train, argv, arguments=arguments, call=call)
 
 
