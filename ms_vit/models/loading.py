@@ -13,7 +13,7 @@ from ms_vit.data.transforms import Preprocessing
 from ms_vit.errors import DataError, UsageError
 from ms_vit.models.containers import read_weights
 from ms_vit.models.formats import Foreign, recognise
-from ms_vit.models.kernels import GELU, LayerNorm
+from ms_vit.models.kernels import Gelu, LayerNorm
 from ms_vit.models.resample import resample_patch_kernel, resample_positions
 from ms_vit.models.sizes import model_config
 from ms_vit.models.vit import FeedForward, ViT
@@ -96,7 +96,7 @@ def fit(net: ViT, foreign: Foreign, path: Path, *, config: dict[str, Any], label
         if isinstance(cell, LayerNorm):
             cell.set_epsilon(config.get("epsilon", 1e-6))
         elif isinstance(cell, FeedForward):
-            cell.gelu = GELU[config.get("gelu", "exact")]
+            cell.gelu = Gelu(config.get("gelu", "exact"))
     return report
 
 

@@ -18,9 +18,9 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def dense(inputs: int, outputs: int) -> nn.Dense:
+def dense(inputs: int, outputs: int) -> kernels.Dense:
     """A linear layer [..., inputs] -> [..., outputs], started as in the paper's own code: Xavier uniform, bias zero."""
-    return nn.Dense(inputs, outputs, weight_init=XavierUniform(), bias_init="zeros")
+    return kernels.Dense(inputs, outputs, weight_init=XavierUniform(), bias_init="zeros")
 
 
 class PatchEmbedding(nn.Cell):
@@ -45,11 +45,11 @@ class PatchEmbedding(nn.Cell):
 class FeedForward(nn.Cell):
     """The MLP of a block: two linear layers with GELU between (sec. 3.1): [B, N, D] -> [B, N, D]."""
 
-    def __init__(self, dim: int, mlp_dim: int, *, dropout: float = 0.0, gelu: kernels.Gelu = "exact"):
+    def __init__(self, dim: int, mlp_dim: int, *, dropout: float = 0.0, gelu: kernels.Kind = "exact"):
         super().__init__()
         self.fc1 = dense(dim, mlp_dim)
         self.fc2 = dense(mlp_dim, dim)
-        self.gelu = kernels.GELU[gelu]
+        self.gelu = kernels.Gelu(gelu)
         self.dropout = nn.Dropout(p=dropout)
 
     def construct(self, x):
@@ -69,25 +69,15 @@ class Attention(nn.Cell):
         super().__init__()
         if head_dim is None and dim % num_heads:
             raise ValueError(f"width {dim} can't be split into {num_heads} heads; give head_dim")
-        self.num_heads = num_heads
-        self.head_dim = head_dim or dim // num_heads
-        self.inner_dim = num_heads * self.head_dim
-        self.scale = self.head_dim ** -0.5
-        self.qkv = dense(dim, 3 * self.inner_dim)
-        self.proj = dense(self.inner_dim, dim)
-        self.attend = kernels.Attend(attention_dropout)
+        head_dim = head_dim or dim // num_heads
+        self.qkv = dense(dim, 3 * num_heads * head_dim)
+        self.attend = kernels.Attend(num_heads, head_dim, attention_dropout)
+        self.proj = dense(num_heads * head_dim, dim)
         self.dropout = nn.Dropout(p=dropout)
 
-    def heads(self, x):
-        b, n, _ = x.shape
-        return x.reshape(b, n, self.num_heads, self.head_dim).transpose(0, 2, 1, 3)
-
     def construct(self, x):
-        b, n, _ = x.shape
-        q, k, v = ops.split(self.qkv(x), self.inner_dim, axis=-1)                      # 3 x [B, N, H * d]
-        x = self.attend(self.heads(q * self.scale), self.heads(k), self.heads(v))      # [B, H, N, d]
-        x = x.transpose(0, 2, 1, 3).reshape(b, n, self.inner_dim)                      # [B, N, H * d]
-        return self.dropout(self.proj(x))                                              # [B, N, D]
+        x = self.attend(self.qkv(x))                           # [B, N, H * d]
+        return self.dropout(self.proj(x))                      # [B, N, D]
 
 
 class EncoderBlock(nn.Cell):
@@ -95,7 +85,7 @@ class EncoderBlock(nn.Cell):
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int, *, head_dim: int | None = None, dropout: float = 0.0,
                  attention_dropout: float = 0.0, drop_path: float = 0.0, layer_scale: bool = False,
-                 gelu: kernels.Gelu = "exact", epsilon: float = 1e-6):
+                 gelu: kernels.Kind = "exact", epsilon: float = 1e-6):
         super().__init__()
         self.norm1 = kernels.LayerNorm(dim, epsilon=epsilon)
         self.attn = Attention(dim, num_heads, head_dim=head_dim, dropout=dropout, attention_dropout=attention_dropout)
@@ -146,7 +136,7 @@ class ViT(nn.Cell):
     def __init__(self, *, image_size: int | tuple[int, int], patch_size: int, num_classes: int, dim: int, depth: int,
                  num_heads: int, mlp_dim: int, channels: int = 3, head_dim: int | None = None, pool: Pool = "cls",
                  dropout: float = 0.0, attention_dropout: float = 0.0, drop_path: float = 0.0,
-                 gelu: kernels.Gelu = "exact", epsilon: float = 1e-6, class_token: bool | None = None,
+                 gelu: kernels.Kind = "exact", epsilon: float = 1e-6, class_token: bool | None = None,
                  distilled: bool = False, registers: int = 0, class_position: bool = True, layer_scale: bool = False,
                  norm_after_pool: bool = False):
         super().__init__()
@@ -169,8 +159,9 @@ class ViT(nn.Cell):
         self.norm = nn.Identity() if norm_after_pool else kernels.LayerNorm(dim, epsilon=epsilon)
         self.fc_norm = kernels.LayerNorm(dim, epsilon=epsilon) if norm_after_pool else nn.Identity()
         # A head of zeros starts every class equal (sec. 3.2), and fine-tuning starts from undisturbed features.
-        self.head = nn.Dense(dim * tokens if pool == "flatten" else dim, num_classes, "zeros", "zeros")
-        self.head_dist = nn.Dense(dim, num_classes, "zeros", "zeros") if distilled else None
+        self.head = kernels.Dense(dim * tokens if pool == "flatten" else dim, num_classes, weight_init="zeros",
+                                  bias_init="zeros")
+        self.head_dist = kernels.Dense(dim, num_classes, weight_init="zeros", bias_init="zeros") if distilled else None
 
     def with_extra_tokens(self, x):
         """[B, N, D] -> [B, class, distillation and register tokens + N, D]."""

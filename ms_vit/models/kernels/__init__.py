@@ -1,0 +1,185 @@
+"""The operations a ViT is made of, in the form that is fast on the device at hand.
+
+This is the one place that knows about devices and about slow operators. The model (vit.py) reads the same everywhere.
+"""
+
+import math
+from typing import Literal
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import Constant, HeUniform, initializer
+
+from ms_vit.models.kernels import compiled
+
+Kind = Literal["exact", "tanh"]
+
+
+class Linear(nn.Cell):
+    """x W^T + b: [M, in], [out, in], [out] -> [M, out]."""
+
+    def __init__(self):
+        super().__init__()
+        self.fused = compiled.Linear() if compiled.wanted() else None
+        self.matmul = ops.MatMul(transpose_b=True)
+
+    def construct(self, x, weight, bias):
+        if self.fused is not None and x.dtype == ms.float32:
+            return self.fused(x, weight, bias)
+        return ops.bias_add(self.matmul(x, weight), bias)
+
+
+class Dense(nn.Dense):
+    """A linear layer, [..., in] -> [..., out]."""
+
+    def __init__(self, inputs: int, outputs: int, **start):
+        super().__init__(inputs, outputs, **start)
+        self.linear = Linear()
+
+    def construct(self, x):
+        y = self.linear(x.reshape(-1, x.shape[-1]), self.weight, self.bias)
+        return y.reshape(*x.shape[:-1], y.shape[-1])
+
+
+class Gelu(nn.Cell):
+    """GELU, elementwise (Hendrycks & Gimpel 2016).
+
+    "exact" is x * Phi(x), what timm and PyTorch call GELU; "tanh" is its approximation (sec. 2), the default of JAX and
+    MindSpore.
+    """
+
+    def __init__(self, kind: Kind = "exact"):
+        super().__init__()
+        self.kind = kind
+        self.fused = compiled.Gelu(kind) if compiled.wanted() else None
+
+    def construct(self, x):
+        if self.fused is not None and x.dtype == ms.float32:
+            return self.fused(x)
+        return gelu_exact(x) if self.kind == "exact" else gelu_tanh(x)
+
+
+def gelu_exact(x: Tensor) -> Tensor:
+    return x * (0.5 * ops.erf(x * (1 / math.sqrt(2))) + 0.5)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """0.5 * (1 + tanh(y)) is sigmoid(2 * y), and on the CPU several times faster."""
+    return x * ops.sigmoid((2 * math.sqrt(2 / math.pi)) * (x + 0.044715 * (x * x * x)))
+
+
+class LayerNorm(nn.Cell):
+    """Layer normalisation over the last axis (Ba et al. 2016): [..., D] -> [..., D].
+
+    nn.LayerNorm calls its parameters gamma and beta and is about to change its default epsilon; this one carries
+    timm's names and timm's epsilon.
+    """
+
+    def __init__(self, dim: int, *, epsilon: float = 1e-6):
+        super().__init__()
+        self.weight = Parameter(initializer("ones", (dim,)))
+        self.bias = Parameter(initializer("zeros", (dim,)))
+        self.set_epsilon(epsilon)
+
+    def set_epsilon(self, epsilon: float) -> None:
+        self.fused = compiled.LayerNorm(epsilon) if compiled.wanted() else None
+        self.normalize = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=epsilon)
+
+    def construct(self, x):
+        if self.fused is not None and x.dtype == ms.float32:
+            return self.fused(x, self.weight, self.bias)
+        return self.normalize(x, self.weight, self.bias)[0]
+
+
+class LayerScale(nn.Cell):
+    """A learned factor for each channel of a residual branch (Touvron et al. 2021, "CaiT", sec. 2): [..., D]."""
+
+    def __init__(self, dim: int, *, start: float = 1e-5):
+        super().__init__()
+        self.gamma = Parameter(initializer(Constant(start), (dim,)))
+
+    def construct(self, x):
+        return x * self.gamma
+
+
+class PatchConv(nn.Cell):
+    """A convolution whose stride is its kernel: [B, C, H, W] -> [B, N, D], with N = (H / p) * (W / p), row by row.
+
+    The windows don't overlap, so it is one matrix product. nn.Conv2d gives the same numbers, on the CPU a hundred
+    times slower. The weight keeps the shape of a convolution, [D, C, p, p], for exchange with other libraries.
+    """
+
+    def __init__(self, channels: int, dim: int, patch_size: int):
+        super().__init__()
+        self.channels = channels
+        self.patch_size = patch_size
+        shape = (dim, channels, patch_size, patch_size)
+        self.weight = Parameter(initializer(HeUniform(negative_slope=math.sqrt(5)), shape))
+        self.bias = Parameter(initializer("zeros", (dim,)))
+        self.linear = Linear()
+
+    def construct(self, x):
+        b, c, h, w = x.shape
+        p = self.patch_size
+        x = x.reshape(b, c, h // p, p, w // p, p)
+        x = x.transpose(0, 2, 4, 1, 3, 5).reshape(-1, c * p * p)                # [B * N, C * p * p]
+        x = self.linear(x, self.weight.reshape(-1, c * p * p), self.bias)       # [B * N, D]
+        return x.reshape(b, (h // p) * (w // p), -1)
+
+
+class Attend(nn.Cell):
+    """softmax(q k^T / sqrt(d)) v for each head (Vaswani et al. 2017, eq. 1): [B, N, 3 * H * d] -> [B, N, H * d].
+
+    The input holds the queries of all heads, then the keys, then the values. `dropout` acts on the softmax.
+    """
+
+    def __init__(self, num_heads: int, head_dim: int, dropout: float = 0.0):
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_dim = head_dim
+        self.width = num_heads * head_dim
+        self.scale = head_dim ** -0.5
+        self.rate = dropout
+        self.dropout = nn.Dropout(p=dropout)
+        self.scores = ops.BatchMatMul(transpose_b=True)
+        self.mix = ops.BatchMatMul()
+        self.softmax = ops.Softmax(axis=-1)
+        self.fused = compiled.Attention(num_heads) if compiled.wanted() else None
+        # The fused operator of Ascend takes widths of a head that are multiples of 16, and no float32.
+        self.flash = ms.get_context("device_target") == "Ascend" and head_dim % 16 == 0 and head_dim <= 512
+
+    def construct(self, qkv):
+        if self.rate == 0.0 or not self.training:
+            if self.fused is not None and qkv.dtype == ms.float32:
+                return self.fused(qkv)
+            if self.flash and qkv.dtype != ms.float32:
+                q, k, v = ops.split(qkv, self.width, axis=-1)
+                return ops.flash_attention_score(q, k, v, self.num_heads, scalar_value=self.scale)
+        return self.plain(qkv)
+
+    def plain(self, qkv):
+        q, k, v = ops.split(qkv, self.width, axis=-1)                      # 3 x [B, N, H * d]
+        weights = self.softmax(self.scores(self.heads(q * self.scale), self.heads(k)))      # [B, H, N, N]
+        x = self.mix(self.dropout(weights), self.heads(v))                 # [B, H, N, d]
+        return x.transpose(0, 2, 1, 3).reshape(q.shape)
+
+    def heads(self, x):
+        b, n, _ = x.shape
+        return x.reshape(b, n, self.num_heads, self.head_dim).transpose(0, 2, 1, 3)
+
+
+class DropPath(nn.Cell):
+    """Stochastic depth (Huang et al. 2016): drops a residual branch for whole samples, [B, N, D] -> [B, N, D].
+
+    `rate` is the share dropped; what stays is scaled by 1 / (1 - rate), so that evaluation needs no change.
+    """
+
+    def __init__(self, rate: float = 0.0):
+        super().__init__()
+        self.dropout = nn.Dropout(p=rate)
+        self.rate = rate
+
+    def construct(self, x):
+        if self.rate == 0.0 or not self.training:
+            return x
+        return x * self.dropout(ops.ones((x.shape[0], 1, 1), ms.float32)).astype(x.dtype)

@@ -1,0 +1,155 @@
+"""compiled.cc as MindSpore operators: built with the machine's own C++ compiler, where it has one.
+
+MindSpore's CPU kernels for LayerNorm, GELU and the operations around attention take more time than the matrix products
+of a ViT between them. Nobody has to install a compiler: without one, kernels/__init__.py composes the same functions
+from MindSpore's operators. MS_VIT_KERNELS=plain in the environment asks for that.
+"""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from ms_vit.device import cpu_count
+from ms_vit.progress import say
+
+SOURCE = Path(__file__).with_name("compiled.cc")
+# Sums may be reordered, so that they run in vectors. -ffast-math would do more harm: it lets infinities go unnoticed, and
+# linking with it makes the whole process flush denormal numbers to zero.
+FLAGS = ["-std=c++17", "-O3", "-march=native", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math",
+         "-fno-math-errno", "-fPIC", "-shared", "-pthread"]
+_off = False
+
+
+@contextlib.contextmanager
+def off() -> Iterator[None]:
+    """Cells made inside use MindSpore's operators alone, so that their graph runs elsewhere, too (export)."""
+    global _off
+    before, _off = _off, True
+    try:
+        yield
+    finally:
+        _off = before
+
+
+def wanted() -> bool:
+    """Whether cells that are made now shall use the operators of this module."""
+    return (not _off and os.environ.get("MS_VIT_KERNELS") != "plain" and ms.get_context("device_target") == "CPU"
+            and library() is not None)
+
+
+@functools.cache
+def library() -> Path | None:
+    """The built compiled.cc, kept in the user's cache from run to run; None where it can't be built."""
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))), None)
+    if compiler is None:
+        return None
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+    key = hashlib.sha256("\0".join([SOURCE.read_text(), version, *FLAGS, processor()]).encode()).hexdigest()[:16]
+    built = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ms-vit" / f"kernels-{key}.so"
+    try:
+        if not built.is_file():
+            build(compiler, built)
+        ctypes.CDLL(str(built)).use_threads(cpu_count())
+    except (OSError, subprocess.CalledProcessError) as error:
+        say(f"going on with MindSpore's slower operators: {compiler} can't build {SOURCE.name} ({error})")
+        return None
+    return built
+
+
+def build(compiler: str, built: Path) -> None:
+    """Beside first and then renamed: two runs may build at once."""
+    built.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=built.parent) as folder:
+        part = Path(folder) / built.name
+        subprocess.run([compiler, *FLAGS, "-o", str(part), str(SOURCE)], check=True, capture_output=True)
+        part.replace(built)
+
+
+def processor() -> str:
+    """What -march=native depends on: a home folder may be shared by different machines."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().split("\n\n")[0].splitlines() if info.is_file() else []
+    return platform.machine() + "".join(line for line in lines if line.startswith(("model", "flags", "Features", "CPU")))
+
+
+def operator(name: str, shapes: Callable[..., Any], types: Callable[..., Any]) -> ops.Custom:
+    """A function of compiled.cc; `shapes` and `types` tell its outputs' from its inputs'."""
+    return ops.Custom(f"{library()}:{name}", out_shape=shapes, out_dtype=types, func_type="aot")
+
+
+class Linear(nn.Cell):
+    """x W^T + b: (x [M, in], W [out, in], b [out]) -> [M, out], float32."""
+
+    def __init__(self):
+        super().__init__()
+        self.forward = operator("linear", lambda x, w, b: [x[0], w[0]], lambda x, w, b: x)
+        self.to_input = operator("linear_input_grad", lambda dy, w: [dy[0], w[1]], lambda dy, w: dy)
+        self.to_weight = operator("linear_weight_grad", lambda dy, x: ([dy[1], x[1]], [dy[1]]), lambda dy, x: (x, x))
+
+    def construct(self, x, weight, bias):
+        return self.forward(x, weight, bias)
+
+    def bprop(self, x, weight, bias, out, dout):
+        return (self.to_input(dout, weight), *self.to_weight(dout, x))
+
+
+class Gelu(nn.Cell):
+    """GELU, exact or by tanh: [...] -> [...], float32."""
+
+    def __init__(self, kind: Literal["exact", "tanh"]):
+        super().__init__()
+        self.forward = operator(f"gelu_{kind}", lambda x: x, lambda x: x)
+        self.backward = operator(f"gelu_{kind}_grad", lambda x, dy: x, lambda x, dy: x)
+
+    def construct(self, x):
+        return self.forward(x)
+
+    def bprop(self, x, out, dout):
+        return (self.backward(x, dout),)
+
+
+class LayerNorm(nn.Cell):
+    """(x [..., D], weight [D], bias [D]) -> [..., D], float32."""
+
+    def __init__(self, epsilon: float):
+        super().__init__()
+        self.epsilon = Tensor([epsilon], ms.float32)
+        self.forward = operator("layer_norm", lambda x, w, b, e: x, lambda x, w, b, e: x)
+        self.backward = operator("layer_norm_grad", lambda x, w, e, dy: (x, w, w), lambda x, w, e, dy: (x, x, x))
+
+    def construct(self, x, weight, bias):
+        return self.forward(x, weight, bias, self.epsilon)
+
+    def bprop(self, x, weight, bias, out, dout):
+        return self.backward(x, weight, self.epsilon, dout)
+
+
+class Attention(nn.Cell):
+    """Multi-head attention of queries, keys and values side by side: [B, N, 3 * H * d] -> [B, N, H * d], float32.
+
+    The matrix of attention weights never exists as a whole, forward or backward, as in FlashAttention (Dao et al. 2022).
+    """
+
+    def __init__(self, num_heads: int):
+        super().__init__()
+        self.heads = Tensor([0.0] * num_heads, ms.float32)     # tells their number by its shape
+        self.forward = operator("attention", lambda qkv, h: [qkv[0], qkv[1], qkv[2] // 3], lambda qkv, h: qkv)
+        self.backward = operator("attention_grad", lambda qkv, h, out, dout: qkv, lambda qkv, h, out, dout: qkv)
+
+    def construct(self, qkv):
+        return self.forward(qkv, self.heads)
+
+    def bprop(self, qkv, out, dout):
+        return (self.backward(qkv, self.heads, out, dout),)
