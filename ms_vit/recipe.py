@@ -160,6 +160,8 @@ class Train:
         batch_size: images a step.
         seed: fixes initial weights, order, augmentation and dropout.
         amp_level: O0 is float32, O2 and O3 are float16 with loss scaling; auto is O2 on Ascend and O0 elsewhere.
+        recompute: keep less for the backward pass, and compute it again: less memory, a fifth more time.
+        accumulate: parts that a batch is cut into, one after the other, for a batch that memory doesn't hold at once.
         log_every: steps between two lines of metrics.jsonl.
     """
 
@@ -167,6 +169,8 @@ class Train:
     batch_size: int = 16
     seed: int = 0
     amp_level: Literal["auto", "O0", "O2", "O3"] = "auto"
+    recompute: bool = False
+    accumulate: int = 1
     log_every: int = 10
 
 
@@ -211,12 +215,18 @@ class Recipe:
 
     def validate(self) -> None:
         """Refuses values that no run can use."""
-        counts = ("train.epochs", "train.batch_size", "train.log_every", "checkpoint.every_epochs", "checkpoint.keep")
+        counts = ("train.epochs", "train.batch_size", "train.accumulate", "train.log_every", "checkpoint.every_epochs",
+                  "checkpoint.keep")
         for key in counts:
             section, name = key.split(".")
             if getattr(getattr(self, section), name) < 1:
                 raise UsageError(f'"{key}" must be at least 1')
+        if self.train.batch_size % self.train.accumulate:
+            raise UsageError(f'"train.accumulate" must divide train.batch_size, {self.train.batch_size}')
         for name in ("dropout", "attention_dropout", "drop_path"):
+            if self.train.recompute and getattr(self.model, name):
+                raise UsageError(f'"train.recompute" and "model.{name}" don\'t go together: a block that runs again would '
+                                 "drop something else; set one of them to 0, or use train.accumulate")
             if not 0 <= getattr(self.model, name) < 1:
                 raise UsageError(f'"model.{name}" is a share dropped; it must be at least 0 and below 1')
         if self.augment.crop_pct is not None and not 0 < self.augment.crop_pct <= 1:

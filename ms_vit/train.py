@@ -44,7 +44,8 @@ def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Trainin
 
     from ms_vit.data.labels import labels_for
     from ms_vit.data.pipeline import folder_pipeline, numpy_batches
-    from ms_vit.device import amp_level, use_device
+    from ms_vit.device import amp_level, graph_cache, use_device
+    from ms_vit.models.kernels import compiled
     from ms_vit.models.loading import fit, merged_config, read_foreign
     from ms_vit.models.sizes import model_config
     from ms_vit.models.vit import ViT
@@ -90,7 +91,7 @@ def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Trainin
     precision = amp_level(recipe.train.amp_level, device)
     step = TrainStep(ms.amp.auto_mixed_precision(net, precision) if precision != "O0" else net,
                      CrossEntropy(recipe.loss.label_smoothing), optimizer, clip_norm=recipe.optimizer.clip_norm,
-                     scale_loss=precision != "O0")
+                     scale_loss=precision != "O0", recompute=recipe.train.recompute, accumulate=recipe.train.accumulate)
 
     # --- a new run, or the rest of an old one
     checkpoints, metrics = Checkpoints(run), MetricsFile(run / "metrics.jsonl")
@@ -123,8 +124,9 @@ def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Trainin
                     save=save)
     guard = Divergence(steps, chance=math.log(len(labels)), checkpoints=checkpoints)
     if state.epoch < recipe.train.epochs:
-        Model(step).train(recipe.train.epochs, batches, callbacks=[steps, guard, epochs], dataset_sink_mode=False,
-                          initial_epoch=state.epoch)
+        with graph_cache(f"{recipe.as_dict()} {config} {learning_rates.tolist()} {precision} {compiled.wanted()}"):
+            Model(step).train(recipe.train.epochs, batches, callbacks=[steps, guard, epochs], dataset_sink_mode=False,
+                              initial_epoch=state.epoch)
         draw_curves(run / "metrics.jsonl", run / "curves.png", f"{run.name}: {recipe.model.name} on {recipe.data.name}")
     say(f"best top-1 on val: {100 * state.best_top1:.2f} %; checkpoints, metrics and curves.png are in {run}")
     return Training(run, state.step, round(steps.images_per_second, 1), state.best_top1)

@@ -171,14 +171,14 @@ class ViT(nn.Cell):
                 tokens = (*tokens, ops.broadcast_to(extra, (x.shape[0], -1, -1)).astype(x.dtype))
         return ops.concat((*tokens, x), 1) if tokens else x
 
-    def construct(self, x):
+    def embed(self, x):
         x = self.patch_embed(x)                                                        # [B, N, D]
         if self.class_position:
-            x = self.with_extra_tokens(x) + self.pos_embed
-        else:
-            x = self.with_extra_tokens(x + self.pos_embed)
-        x = self.norm(self.blocks(self.dropout(x)))                                    # [B, extra + N, D]
+            return self.dropout(self.with_extra_tokens(x) + self.pos_embed)
+        return self.dropout(self.with_extra_tokens(x + self.pos_embed))                # [B, extra + N, D]
 
+    def classify(self, x):
+        x = self.norm(x)                                                               # [B, extra + N, D]
         if self.head_dist is not None:
             return (self.head(x[:, 0]) + self.head_dist(x[:, 1])) / 2
         if self.pool == "cls":
@@ -188,6 +188,9 @@ class ViT(nn.Cell):
         else:
             x = x[:, self.extra_tokens:].reshape(x.shape[0], -1)
         return self.head(self.fc_norm(x))                                              # [B, num_classes]
+
+    def construct(self, x):
+        return self.classify(self.blocks(self.embed(x)))
 
 
 def token(count: int, dim: int) -> Parameter:

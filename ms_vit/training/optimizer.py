@@ -7,6 +7,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from ms_vit.training.gradients import each
+
 
 def decays(param: Parameter) -> bool:
     """Whether weight decay acts on a parameter: on the matrices, not on biases, norms, the class token, positions."""
@@ -40,6 +42,23 @@ def choose(params: list[Parameter], tune: str | int) -> list[Parameter]:
     return [param for param in params if param.name.startswith(after) or block_of(param.name) >= first]
 
 
+adam = ops.Adam()
+update = ops.MultitypeFuncGraph("update")
+
+
+@update.register("Tensor", "Tensor", "Tensor", "Number", "Number", "Tensor", "Bool",
+                 "Tensor", "Tensor", "Tensor", "Number", "Number", "Tensor")
+def _update(beta1_power, beta2_power, base_lr, beta1, beta2, eps, decoupled,
+            param, moment1, moment2, scale, decay, gradient):
+    lr = base_lr * scale
+    if decay != 0.0:
+        if decoupled:
+            ops.assign(param, param * (1 - lr * decay))
+        else:
+            gradient = gradient + decay * param
+    return ops.depend(True, adam(param, moment1, moment2, beta1_power, beta2_power, lr, beta1, beta2, eps, gradient))
+
+
 class Adam(nn.Cell):
     """Updates `params` by their gradients, a tuple in the same order.
 
@@ -65,7 +84,6 @@ class Adam(nn.Cell):
         self.scales = tuple(learning_rate_scale(param.name, params, layer_decay) for param in params)
         self.decay = tuple(weight_decay if decays(param) else 0.0 for param in params)
         self.decoupled = decoupled
-        self.update = ops.Adam()
 
     def state(self) -> list[Parameter]:
         """All that a resumed run needs, under the names that it is saved by."""
@@ -79,14 +97,6 @@ class Adam(nn.Cell):
         # The kernel divides by sqrt(v) + eps before the bias correction, PyTorch and the paper after it.
         eps = self.eps * ops.sqrt(1 - beta2_power)
 
-        for i in range(len(self.params)):
-            param, gradient, lr = self.params[i], gradients[i], base_lr * self.scales[i]
-            if self.decay[i] != 0.0:
-                if self.decoupled:
-                    ops.assign(param, param * (1 - lr * self.decay[i]))
-                else:
-                    gradient = gradient + self.decay[i] * param
-            self.update(param, self.moment1[i], self.moment2[i], beta1_power, beta2_power, lr,
-                        self.beta1, self.beta2, eps, gradient)
-        ops.assign(self.step, self.step + 1)
-        return self.step
+        rule = ops.partial(update, beta1_power, beta2_power, base_lr, self.beta1, self.beta2, eps, self.decoupled)
+        done = each(rule, self.params, self.moment1, self.moment2, self.scales, self.decay, gradients)
+        return ops.depend(ops.assign(self.step, self.step + 1), done)

@@ -3,14 +3,22 @@
 import mindspore as ms
 from mindspore import Tensor, amp, nn, ops
 
+from ms_vit.models import kernels
+from ms_vit.training.gradients import Accumulated, Gradients, RecomputedGradients, each, scaled
 
-def clip_by_global_norm(gradients, max_norm):
+
+class ClipByGlobalNorm(nn.Cell):
     """Scales all gradients by one factor so that their joint L2 norm is at most `max_norm` (Pascanu et al. 2013)."""
-    squares = 0.0
-    for gradient in gradients:
-        squares = squares + ops.square(gradient.astype(ms.float32)).sum()
-    factor = ops.minimum(max_norm / (ops.sqrt(squares) + 1e-6), Tensor(1.0, ms.float32))
-    return [gradient * factor.astype(gradient.dtype) for gradient in gradients]
+
+    def __init__(self, max_norm: float):
+        super().__init__()
+        self.max_norm = max_norm
+        self.square_sum = kernels.SquareSum()
+
+    def construct(self, gradients):
+        norm = ops.sqrt(ops.addn(each(self.square_sum, gradients)))
+        factor = ops.minimum(self.max_norm / (norm + 1e-6), Tensor(1.0, ms.float32))
+        return each(ops.partial(scaled, factor), gradients)
 
 
 class TrainStep(nn.Cell):
@@ -19,24 +27,22 @@ class TrainStep(nn.Cell):
     clip_norm: bound of the gradients' joint norm; 0 leaves them as they are.
     scale_loss: for float16 (`amp_level` O2 and O3): scales the loss so that small gradients survive, leaves a step
         out whose gradients overflow, and adapts the scale (Micikevicius et al. 2018, sec. 3.2).
+    recompute: run each block again in the backward pass instead of keeping what it computed; needs a net without dropout.
+    accumulate: parts that a batch is cut into, one after the other; must divide B.
     """
 
     def __init__(self, net: nn.Cell, loss: nn.Cell, optimizer: nn.Cell, *, clip_norm: float = 0.0,
-                 scale_loss: bool = False):
+                 scale_loss: bool = False, recompute: bool = False, accumulate: int = 1):
         super().__init__(auto_prefix=False)
         self.net = net
-        self.loss = loss
         self.optimizer = optimizer
-        self.clip_norm = clip_norm
+        self.clip = ClipByGlobalNorm(clip_norm) if clip_norm > 0 else None
         self.scaler = amp.DynamicLossScaler(2**16, 2, 2000) if scale_loss else None
-        self.loss_and_gradients = ops.value_and_grad(self.forward, None, optimizer.params)
-
-    def forward(self, images, labels):
-        loss = self.loss(self.net(images), labels)
-        return self.scaler.scale(loss) if self.scaler is not None else loss
+        gradients = (RecomputedGradients if recompute else Gradients)(net, loss, optimizer.params, self.scaler)
+        self.gradients = Accumulated(gradients, accumulate) if accumulate > 1 else gradients
 
     def construct(self, images, labels):
-        loss, gradients = self.loss_and_gradients(images, labels)
+        loss, gradients = self.gradients(images, labels)
         if self.scaler is None:
             return ops.depend(loss, self.apply(gradients))
         loss, gradients = self.scaler.unscale(loss), self.scaler.unscale(gradients)
@@ -47,6 +53,6 @@ class TrainStep(nn.Cell):
         return loss
 
     def apply(self, gradients):
-        if self.clip_norm > 0:
-            gradients = clip_by_global_norm(gradients, self.clip_norm)
+        if self.clip is not None:
+            gradients = self.clip(gradients)
         return self.optimizer(gradients)

@@ -14,6 +14,9 @@ import numpy as np
 from mindspore import nn
 
 from ms_vit.models.exports.source import Source
+from ms_vit.models.kernels import compiled
+from ms_vit.models.vit import ViT
+from ms_vit.models.weights import set_parameters
 
 
 def write(source: Source, path: Path) -> None:
@@ -21,7 +24,10 @@ def write(source: Source, path: Path) -> None:
     beside = path.with_name(f"{path.name}.json")
     beside.write_text(json.dumps(asdict(source.spec), indent=1))
     images = ms.Tensor(shape=[None, *source.image_shape], dtype=ms.float32)
-    ms.export(source.net, images, file_name=str(path), file_format="MINDIR")
+    with compiled.off():
+        net = ViT(**source.config)
+    set_parameters(net.get_parameters(), source.arrays, path)
+    ms.export(net.set_train(False), images, file_name=str(path), file_format="MINDIR")
     apart = path.with_name(f"{path.stem}_variables")
     if apart.is_dir():
         path.with_name(f"{path.stem}_graph.mindir").rename(path)

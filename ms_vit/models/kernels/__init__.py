@@ -16,17 +16,26 @@ Kind = Literal["exact", "tanh"]
 
 
 class Linear(nn.Cell):
-    """x W^T + b: [M, in], [out, in], [out] -> [M, out]."""
+    """x W^T + b: (x [M, in], W [out, in], b [out]) -> [M, out]."""
 
     def __init__(self):
         super().__init__()
         self.fused = compiled.Linear() if compiled.wanted() else None
-        self.matmul = ops.MatMul(transpose_b=True)
+        self.forward = ops.MatMul(transpose_b=True)
+        self.to_input = ops.MatMul()
+        self.to_weight = ops.MatMul(transpose_a=True)
 
     def construct(self, x, weight, bias):
         if self.fused is not None and x.dtype == ms.float32:
             return self.fused(x, weight, bias)
-        return ops.bias_add(self.matmul(x, weight), bias)
+        return ops.bias_add(self.forward(x, weight), bias)
+
+    def bprop(self, x, weight, bias, out, dout):
+        if self.fused is not None and x.dtype == ms.float32:
+            return (*self.fused.bprop(x, weight, bias, out, dout),)
+        # A bias's gradient is the sum of each column: as a matrix product four times faster than the CPU's BiasAddGrad.
+        column = ops.ones((dout.shape[0], 1), dout.dtype)
+        return (self.to_input(dout, weight), self.to_weight(dout, x), self.to_weight(column, dout).reshape(-1))
 
 
 class Dense(nn.Dense):
@@ -50,22 +59,43 @@ class Gelu(nn.Cell):
 
     def __init__(self, kind: Kind = "exact"):
         super().__init__()
-        self.kind = kind
+        self.plain = PlainGelu(kind)
         self.fused = compiled.Gelu(kind) if compiled.wanted() else None
 
     def construct(self, x):
         if self.fused is not None and x.dtype == ms.float32:
             return self.fused(x)
-        return gelu_exact(x) if self.kind == "exact" else gelu_tanh(x)
+        return self.plain(x)[0]
 
 
-def gelu_exact(x: Tensor) -> Tensor:
-    return x * (0.5 * ops.erf(x * (1 / math.sqrt(2))) + 0.5)
+class PlainGelu(nn.Cell):
+    """x * share and the share, which is Phi(x) or stands for it: [...] -> 2 x [...].
 
+    The derivative is written out, since Erf's own is slow on the CPU.
+    """
 
-def gelu_tanh(x: Tensor) -> Tensor:
-    """0.5 * (1 + tanh(y)) is sigmoid(2 * y), and on the CPU several times faster."""
-    return x * ops.sigmoid((2 * math.sqrt(2 / math.pi)) * (x + 0.044715 * (x * x * x)))
+    CUBIC = 0.044715
+    SCALE = 2 * math.sqrt(2 / math.pi)
+
+    def __init__(self, kind: Kind):
+        super().__init__()
+        self.exact = kind == "exact"
+
+    def construct(self, x):
+        if self.exact:
+            share = 0.5 * ops.erf(x * (1 / math.sqrt(2))) + 0.5
+        else:
+            # 0.5 * (1 + tanh(y)) is sigmoid(2 * y), and on the CPU several times faster.
+            share = ops.sigmoid(self.SCALE * (x + self.CUBIC * (x * x * x)))
+        return x * share, share
+
+    def bprop(self, x, out, dout):
+        share = out[1]
+        if self.exact:
+            slope = ops.exp(-0.5 * (x * x)) * (1 / math.sqrt(2 * math.pi))
+        else:
+            slope = share * (1 - share) * (self.SCALE + 3 * self.SCALE * self.CUBIC * (x * x))
+        return (dout[0] * (share + x * slope),)
 
 
 class LayerNorm(nn.Cell):
@@ -89,6 +119,19 @@ class LayerNorm(nn.Cell):
         if self.fused is not None and x.dtype == ms.float32:
             return self.fused(x, self.weight, self.bias)
         return self.normalize(x, self.weight, self.bias)[0]
+
+
+class SquareSum(nn.Cell):
+    """The sum of all squares: [...] -> a scalar, float32."""
+
+    def __init__(self):
+        super().__init__()
+        self.fused = compiled.SquareSum() if compiled.wanted() else None
+
+    def construct(self, x):
+        if self.fused is not None and x.dtype == ms.float32:
+            return self.fused(x).reshape(())
+        return ops.square(x.astype(ms.float32)).sum()
 
 
 class LayerScale(nn.Cell):

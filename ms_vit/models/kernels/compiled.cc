@@ -403,6 +403,23 @@ extern "C" void use_threads(int threads) {
   if (pool == nullptr && threads > 1) pool = new Pool(threads);
 }
 
+// x [...] -> the sum of its squares [1]
+KERNEL(square_sum) {
+  const float* x = floats(addresses)[0];
+  constexpr int64_t GRAIN = 65536;
+  const int64_t size = size_of(shapes[0], dims[0]);
+  std::vector<double> sums((size + GRAIN - 1) / GRAIN);
+  pieces(size, GRAIN, [&](int64_t begin, int64_t end) {
+    float sum = 0;
+    for (int64_t i = begin; i < end; ++i) sum += x[i] * x[i];
+    sums[begin / GRAIN] = sum;
+  });
+  double sum = 0;
+  for (const double part : sums) sum += part;
+  floats(addresses)[1][0] = static_cast<float>(sum);
+  return 0;
+}
+
 // x [M, K], weight [N, K], bias [N] -> y [M, N]
 KERNEL(linear) {
   const int64_t m = shapes[0][0], k = shapes[0][1], n = shapes[1][0];

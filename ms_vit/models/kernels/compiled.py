@@ -21,7 +21,7 @@ from typing import Any, Literal
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from ms_vit.device import cpu_count
+from ms_vit.device import cache_folder, cpu_count
 from ms_vit.progress import say
 
 SOURCE = Path(__file__).with_name("compiled.cc")
@@ -57,7 +57,7 @@ def library() -> Path | None:
         return None
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
     key = hashlib.sha256("\0".join([SOURCE.read_text(), version, *FLAGS, processor()]).encode()).hexdigest()[:16]
-    built = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ms-vit" / f"kernels-{key}.so"
+    built = cache_folder() / f"kernels-{key}.so"
     try:
         if not built.is_file():
             build(compiler, built)
@@ -153,3 +153,14 @@ class Attention(nn.Cell):
 
     def bprop(self, qkv, out, dout):
         return (self.backward(qkv, self.heads, out, dout),)
+
+
+class SquareSum(nn.Cell):
+    """The sum of all squares: [...] -> [1], float32; without a gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.forward = operator("square_sum", lambda x: [1], lambda x: x)
+
+    def construct(self, x):
+        return self.forward(x)

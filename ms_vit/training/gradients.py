@@ -1,0 +1,116 @@
+"""Loss and gradients of a batch: whole, with less memory (recomputed), or in parts (accumulated)."""
+
+import mindspore as ms
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+# A function mapped over all parameters at once; a Python loop over them takes MindSpore several times as long to compile.
+each = ops.HyperMap()
+added = ops.MultitypeFuncGraph("added")
+scaled = ops.MultitypeFuncGraph("scaled")
+
+
+@added.register("Tensor", "Tensor")
+def _added(x, y):
+    return x + y
+
+
+@scaled.register("Tensor", "Tensor")
+def _scaled(factor, x):
+    return x * factor.astype(x.dtype)
+
+
+class Gradients(nn.Cell):
+    """(images [B, 3, H, W], labels [B]) -> the batch's mean loss, and its gradients by `params`.
+
+    Both are multiplied by the scale of `scaler` where there is one (float16).
+    """
+
+    def __init__(self, net: nn.Cell, loss: nn.Cell, params: list[Parameter], scaler=None):
+        super().__init__(auto_prefix=False)
+        self.net = net
+        self.loss = loss
+        self.scaler = scaler
+        self.loss_and_gradients = ops.value_and_grad(self.forward, None, ParameterTuple(params))
+
+    def scaled_loss(self, logits, labels):
+        loss = self.loss(logits, labels)
+        return self.scaler.scale(loss) if self.scaler is not None else loss
+
+    def forward(self, images, labels):
+        return self.scaled_loss(self.net(images), labels)
+
+    def construct(self, images, labels):
+        return self.loss_and_gradients(images, labels)
+
+
+class RecomputedGradients(Gradients):
+    """Keeps the input of each block alone, and runs a block again when its gradient is due (Chen et al. 2016).
+
+    Cell.recompute() does the same where MindSpore's scheduler follows it; on the CPU it saves nothing. The second run of
+    a block must draw what the first drew, so there may be no dropout.
+    """
+
+    def __init__(self, net: nn.Cell, loss: nn.Cell, params: list[Parameter], scaler=None):
+        super().__init__(net, loss, params, scaler)
+        learning = {param.name for param in params}
+        of_blocks = [[param for param in block.trainable_params() if param.name in learning] for block in net.blocks]
+        inner = {param.name for block in of_blocks for param in block}
+        outer = [param for param in params if param.name not in inner]
+        made = [param.name for param in (*outer, *(param for block in reversed(of_blocks) for param in block))]
+        self.order = tuple(made.index(param.name) for param in params)
+        self.blocks = list(net.blocks)
+        self.depth = len(self.blocks)
+        self.of_blocks = [ParameterTuple(block) for block in of_blocks]
+        self.outer = ParameterTuple(outer)
+        self.end = ops.value_and_grad(self.loss_of_features, 0, self.outer)
+        self.block_gradients = ops.GradOperation(get_all=True, get_by_list=True, sens_param=True)
+        self.embed_gradients = ops.GradOperation(get_by_list=True, sens_param=True)
+
+    def loss_of_features(self, x, labels):
+        return self.scaled_loss(self.net.classify(x), labels)
+
+    def embed(self, images):
+        return self.net.embed(images)
+
+    def construct(self, images, labels):
+        inputs = [self.embed(images)]                                                  # of each block, [B, N, D]
+        for i in range(self.depth):
+            inputs.append(self.blocks[i](inputs[i]))
+        loss, (gradient, at_end) = self.end(inputs[self.depth], labels)
+        inner = ()
+        for i in range(self.depth - 1, -1, -1):
+            # The second run waits for the gradient; else it would be merged with the first, and nothing saved.
+            x = ops.depend(inputs[i], gradient)
+            (gradient,), of_block = self.block_gradients(self.blocks[i], self.of_blocks[i])(x, gradient)
+            inner = inner + of_block
+        at_start = self.embed_gradients(self.embed, self.outer)(ops.depend(images, gradient), gradient)
+        made = each(added, at_start, at_end) + inner
+        gradients = ()
+        for place in self.order:
+            gradients = gradients + (made[place],)
+        return loss, gradients
+
+
+class Accumulated(nn.Cell):
+    """Cuts a batch into equal parts, takes their gradients one after the other, and returns the means.
+
+    Activations of one part are in memory at a time. Without dropout the result is the whole batch's, up to rounding.
+    """
+
+    def __init__(self, gradients: Gradients, parts: int):
+        super().__init__(auto_prefix=False)
+        self.part = gradients
+        self.parts = parts
+        self.share = Tensor(1 / parts, ms.float32)
+
+    def construct(self, images, labels):
+        images = images.reshape(self.parts, -1, *images.shape[1:])                     # [parts, B / parts, 3, H, W]
+        labels = labels.reshape(self.parts, -1)
+        loss, gradients = self.part(images[0], labels[0])
+        i = Tensor(1, ms.int32)
+        while i < self.parts:                           # a loop of the graph: compiled once
+            next_loss, next_gradients = self.part(ops.gather(images, i, 0), ops.gather(labels, i, 0))
+            loss = loss + next_loss
+            gradients = each(added, gradients, next_gradients)
+            i = i + 1
+        return loss * self.share, each(ops.partial(scaled, self.share), gradients)
