@@ -45,6 +45,7 @@ def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Trainin
     from ms_vit.data.labels import labels_for
     from ms_vit.data.pipeline import folder_pipeline, numpy_batches
     from ms_vit.device import amp_level, use_device
+    from ms_vit.engines import native
     from ms_vit.models.loading import fit, merged_config, read_foreign
     from ms_vit.models.sizes import model_config
     from ms_vit.models.vit import ViT
@@ -108,7 +109,7 @@ def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Trainin
     # --- train
     def validate():
         net.set_train(False)
-        scores = score(net, numpy_batches(validation), classes=len(labels), batch_size=batch_size,
+        scores = score(native(net, batch_size), numpy_batches(validation), classes=len(labels),
                        total=validation.get_dataset_size())
         net.set_train(True)
         return scores
