@@ -21,7 +21,7 @@ class Evaluation:
 
 def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: str | Path | None = None,
          batch_size: int = 32, workers: int | None = None, model: str | None = None,
-         device: str | None = None) -> Evaluation:
+         device: str | None = None, engine: str = "mindspore") -> Evaluation:
     """Score a checkpoint on every image of a split: top-1, top-5, per class, confusion.
 
     Args:
@@ -33,17 +33,17 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
         workers: threads that read images (default: what the machine has).
         model: name of the network where the checkpoint is another library's, e.g. vit_base_patch16_224.
         device: CPU, GPU or Ascend (default: what MindSpore finds).
+        engine: mindspore, or onnx: ONNX Runtime on the CPU, by an export that is made once and kept beside the weights.
     """
     from ms_vit.data.pipeline import folder_pipeline, numpy_batches
     from ms_vit.predictor import Predictor, score
     from ms_vit.training.checkpoint import run_folder
 
-    predictor = Predictor(checkpoint, model=model, device=device, batch_size=batch_size)
+    predictor = Predictor(checkpoint, model=model, device=device, batch_size=batch_size, engine=engine)
     labels, data = predictor.spec.labels, Path(data)
     batches = folder_pipeline(data / split, labels, predictor.spec.preprocessing, batch_size=batch_size, training=False,
                               workers=workers)
-    scores = score(predictor.net, numpy_batches(batches), classes=len(labels), batch_size=batch_size,
-                   total=batches.get_dataset_size())
+    scores = score(predictor.logits, numpy_batches(batches), classes=len(labels), total=batches.get_dataset_size())
 
     out = Path(out or run_folder(predictor.weights) / "eval.json")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,8 @@ class Inference:
 
 
 def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path | None = None, top_k: int = 5,
-          batch_size: int = 32, model: str | None = None, device: str | None = None) -> Inference:
+          batch_size: int = 32, model: str | None = None, device: str | None = None,
+          engine: str = "mindspore") -> Inference:
     """Name what is on pictures: probabilities in predictions.jsonl, and each picture with its answer drawn on it.
 
     Args:
@@ -32,6 +33,7 @@ def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path |
         batch_size: pictures at once.
         model: name of the network where the checkpoint is another library's, e.g. vit_base_patch16_224.
         device: CPU, GPU or Ascend (default: what MindSpore finds).
+        engine: mindspore, or onnx: ONNX Runtime on the CPU, by an export that is made once and kept beside the weights.
     """
     from ms_vit.data.folder import images_in
     from ms_vit.data.images import read_image
@@ -45,7 +47,7 @@ def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path |
     if not files:
         raise DataError(f"no pictures in {', '.join(map(str, images))}")
 
-    predictor = Predictor(checkpoint, model=model, device=device, batch_size=batch_size)
+    predictor = Predictor(checkpoint, model=model, device=device, batch_size=batch_size, engine=engine)
     out = Path(out or run_folder(predictor.weights) / "predictions")
     out.mkdir(parents=True, exist_ok=True)
     drawn: list[Path] = []

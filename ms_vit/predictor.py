@@ -1,18 +1,16 @@
-"""A trained network that answers: logits for batches, and names with probabilities for pictures."""
+"""A trained network that answers: names with probabilities for pictures, and scores for many."""
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import mindspore as ms
 import numpy as np
-from mindspore import nn
 from PIL import Image
 
 from ms_vit.data.images import read_image
-from ms_vit.device import cpu_count, use_device
-from ms_vit.models.loading import load_model
+from ms_vit.device import cpu_count
+from ms_vit.engines import Logits, load_engine
 from ms_vit.progress import track
 from ms_vit.reports.scores import Scores
 from ms_vit.training.checkpoint import model_file
@@ -33,16 +31,16 @@ class Predictor:
 
     checkpoint: a run folder (its best checkpoint), one of its checkpoints, or a weight file of any format.
     model: the name of the network, for another library's weights: "vit_base_patch16_224".
-    batch_size: pictures that go through the network at once; the last batch is filled up, so any number will do.
+    batch_size: pictures that go through the network at once; any number of pictures will do.
+    engine: "mindspore", or "onnx" for ONNX Runtime; see engines.py.
 
     Raises DataError where there is no whole checkpoint, or a picture can't be read.
     """
 
     def __init__(self, checkpoint: str | Path, *, model: str | None = None, device: str | None = None,
-                 batch_size: int = 32):
-        use_device(device)
+                 batch_size: int = 32, engine: str = "mindspore"):
         self.weights = model_file(Path(checkpoint))
-        self.net, self.spec = load_model(self.weights, model)
+        self.logits, self.spec = load_engine(engine, self.weights, model, device=device, batch_size=batch_size)
         self.batch_size = batch_size
         self.operations = self.spec.preprocessing.operations()
 
@@ -52,7 +50,7 @@ class Predictor:
             ready = list(pool.map(self.prepare, images))
         answers = []
         for start in range(0, len(ready), self.batch_size):
-            logits = batch_logits(self.net, np.stack(ready[start:start + self.batch_size]), self.batch_size)
+            logits = self.logits(np.stack(ready[start:start + self.batch_size]))
             answers += [self.top(row, top_k) for row in logits]
         return answers
 
@@ -69,21 +67,10 @@ class Predictor:
         return [Prediction(int(i), labels.ids[i], labels.names[i], float(probabilities[i])) for i in best]
 
 
-def batch_logits(net: nn.Cell, images: np.ndarray, batch_size: int) -> np.ndarray:
-    """Logits [n, C] of images [n, 3, H, W], n <= batch_size.
-
-    A smaller batch is filled up and the filling's answers dropped: another shape would compile the graph anew.
-    """
-    missing = batch_size - len(images)
-    if missing:
-        images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
-    return net(ms.Tensor(images)).asnumpy()[:batch_size - missing].astype(np.float32)
-
-
-def score(net: nn.Cell, batches: Iterable[tuple[np.ndarray, np.ndarray]], *, classes: int, batch_size: int,
+def score(logits: Logits, batches: Iterable[tuple[np.ndarray, np.ndarray]], *, classes: int,
           total: int | None = None) -> Scores:
-    """Scores over every image of `batches`, pairs of images [n, 3, H, W] and labels [n]; `net` must not be training."""
+    """Scores over every image of `batches`, pairs of images [n, 3, H, W] and labels [n]."""
     scores = Scores(classes)
     for images, labels in track(batches, "scoring", "batches", total):
-        scores.add(batch_logits(net, images, batch_size), labels)
+        scores.add(logits(images), labels)
     return scores

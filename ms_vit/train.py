@@ -45,6 +45,7 @@ def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Trainin
     from ms_vit.data.labels import labels_for
     from ms_vit.data.pipeline import folder_pipeline, numpy_batches
     from ms_vit.device import amp_level, graph_cache, use_device
+    from ms_vit.engines import native
     from ms_vit.models.kernels import compiled
     from ms_vit.models.loading import fit, merged_config, read_foreign
     from ms_vit.models.sizes import model_config
@@ -109,7 +110,7 @@ def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Trainin
     # --- train
     def validate():
         net.set_train(False)
-        scores = score(net, numpy_batches(validation), classes=len(labels), batch_size=batch_size,
+        scores = score(native(net, batch_size), numpy_batches(validation), classes=len(labels),
                        total=validation.get_dataset_size())
         net.set_train(True)
         return scores
@@ -124,7 +125,8 @@ def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Trainin
                     save=save)
     guard = Divergence(steps, chance=math.log(len(labels)), checkpoints=checkpoints)
     if state.epoch < recipe.train.epochs:
-        with graph_cache(f"{recipe.as_dict()} {config} {learning_rates.tolist()} {precision} {compiled.wanted()}"):
+        operators = compiled.library() if compiled.wanted() else "plain"
+        with graph_cache(f"{recipe.as_dict()} {config} {learning_rates.tolist()} {device} {precision} {operators}"):
             Model(step).train(recipe.train.epochs, batches, callbacks=[steps, guard, epochs], dataset_sink_mode=False,
                               initial_epoch=state.epoch)
         draw_curves(run / "metrics.jsonl", run / "curves.png", f"{run.name}: {recipe.model.name} on {recipe.data.name}")

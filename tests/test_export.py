@@ -194,7 +194,7 @@ def test_a_network_that_no_onnx_file_can_hold_is_refused(tmp_path, monkeypatch):
     from ms_vit.models.exports import onnx_graph
 
     monkeypatch.setattr(onnx_graph, "MAX_BYTES", 10_000)
-    with pytest.raises(UsageError, match="safetensors has no bound"):
+    with pytest.raises(UsageError, match="safetensors and MindSpore have no bound"):
         onnx_graph.write(source(), tmp_path / "a.onnx")
 
 
@@ -406,7 +406,7 @@ def test_a_missing_library_is_named_with_its_remedy(name, module, checkpoint, ru
     monkeypatch.setitem(sys.modules, module, None)
     code, _, told = run("export", checkpoint, "--format", name, "--out", tmp_path / f"a{FORMATS[name].suffix}")
     assert code == 2
-    assert told == [f'ms-vit: --format {name} needs {module}; run: pip install "ms-vit[{name}]"']
+    assert told == [f'ms-vit: the {name} export needs {module}; run: pip install "ms-vit[{name}]"']
     assert not list(tmp_path.iterdir())
 
 

@@ -148,7 +148,13 @@ def known_rows(old: Labels, new: Labels) -> dict[int, int]:
 
 
 def load_model(path: Path, model: str | None = None) -> tuple[ViT, ModelSpec]:
-    """The network of a weight file, ready to predict, and what goes with it.
+    """The network of a weight file, ready to predict, and what goes with it; see read_model."""
+    foreign, spec = read_model(path, model)
+    return network(foreign, spec, path), spec
+
+
+def read_model(path: Path, model: str | None = None) -> tuple[Foreign, ModelSpec]:
+    """What a weight file holds, and what it makes: the network's arguments, its labels, its preprocessing.
 
     A file of ours says all by itself; for another library's, `model` names the network.
     """
@@ -161,15 +167,19 @@ def load_model(path: Path, model: str | None = None) -> tuple[ViT, ModelSpec]:
             raise DataError(f"{path} has no head to predict with; train one first, with --model.weights {path}")
     labels = foreign.labels or numbered(foreign.config["num_classes"])
     config = merged_config(foreign, model, path)
-    spec = ModelSpec(config=config, labels=labels,
-                     preprocessing=Preprocessing(image_size=config["image_size"], **foreign.eval))
+    return foreign, ModelSpec(config=config, labels=labels,
+                              preprocessing=Preprocessing(image_size=config["image_size"], **foreign.eval))
+
+
+def network(foreign: Foreign, spec: ModelSpec, path: Path) -> ViT:
+    """The network that `read_model` describes, ready to predict."""
     try:
-        net = ViT(**config)
+        net = ViT(**spec.config)
     except (TypeError, ValueError) as error:
         raise DataError(f"{path} describes a network that this version doesn't know: {error}") from error
-    refuse_misfits(path, fit(net, foreign, path, config=config).replaced, [], [])      # a new head predicts nothing
+    refuse_misfits(path, fit(net, foreign, path, config=spec.config).replaced, [], [])     # a new head predicts nothing
     net.set_train(False)
-    return net, spec
+    return net
 
 
 def merged_config(foreign: Foreign, name: str | None, path: Path, **changes: Any) -> dict[str, Any]:

@@ -42,6 +42,7 @@ FORMATS = {
 class Exporter(Format):
     """A format, ready for use."""
 
+    name: str
     write: Callable[[Source, Path], None]
     run: Callable[[Path], Callable[[np.ndarray], np.ndarray]]
 
@@ -54,8 +55,8 @@ def exporter(name: str) -> Exporter:
     try:
         module = importlib.import_module(f"{__name__}.{known.module}")
     except ModuleNotFoundError as error:
-        raise UsageError(f'--format {name} needs {error.name}; run: pip install "ms-vit[{name}]"') from error
+        raise UsageError(f'the {name} export needs {error.name}; run: pip install "ms-vit[{name}]"') from error
     except (ImportError, RuntimeError, AttributeError) as error:    # two libraries whose versions don't go together
         reason = (str(error).splitlines() or ["it gives no reason"])[0]
-        raise UsageError(f"--format {name} needs {known.runner}, which can't be imported here: {reason}") from error
-    return Exporter(known.module, known.suffix, known.runner, module.write, module.run)
+        raise UsageError(f"the {name} export needs {known.runner}, which can't be imported here: {reason}") from error
+    return Exporter(**vars(known), name=name, write=module.write, run=module.run)

@@ -9,6 +9,7 @@ Input "images" [batch, C, H, W], float32 and normalised; output "logits" [batch,
 (metadata_props) hold "config", "labels" (ids and names) and "preprocessing" as JSON.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -22,10 +23,12 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 import ms_vit
+from ms_vit.device import cpu_count
 from ms_vit.errors import UsageError
 from ms_vit.models.exports.source import Source
 
 OPSET = 17                  # the first with LayerNormalization
+DIGITS = 64                 # of a SHA-256 in hex
 MAX_BYTES = 2_000_000_000   # of a protobuf, which an ONNX file is
 
 
@@ -197,10 +200,36 @@ def write(source: Source, path: Path) -> None:
     size = sum(array.nbytes for array in source.arrays.values())
     if size > MAX_BYTES:
         raise UsageError(f"the network's weights take {size / 1e9:.1f} GB, and an ONNX file holds "
-                         f"{MAX_BYTES / 1e9:.0f} GB; --format safetensors has no bound")
+                         f"{MAX_BYTES / 1e9:.0f} GB; safetensors and MindSpore have no bound")
     path.write_bytes(build(source).SerializeToString())
 
 
 def run(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = cpu_count()      # onnxruntime counts the machine's cores, a container's or not
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda images: session.run(["logits"], {"images": images})[0]
+
+
+def seal(path: Path, key: str) -> None:
+    """Appends to an ONNX file one more entry of metadata: the SHA-256 of `key` and of all before it, in hex.
+
+    Protobufs that are joined end to end are read as one, so it is an ONNX file still.
+    """
+    entry = onnx.StringStringEntryProto(key="seal", value="0" * DIGITS)
+    with path.open("ab") as file:
+        file.write(onnx.ModelProto(metadata_props=[entry]).SerializeToString()[:-DIGITS])
+        file.flush()
+        file.write(digest(key, np.memmap(path, mode="r")))
+
+
+def is_sealed(path: Path, key: str) -> bool:
+    """Whether a file is, to the last byte, what was sealed with `key`."""
+    content = np.memmap(path, mode="r")
+    return bytes(content[-DIGITS:]) == digest(key, content[:-DIGITS])
+
+
+def digest(key: str, content: np.ndarray) -> bytes:
+    found = hashlib.sha256(key.encode())
+    found.update(content.data)
+    return found.hexdigest().encode()

@@ -1,0 +1,318 @@
+"""The same answers from ONNX Runtime: --engine onnx, and the export that it keeps."""
+
+import json
+import shutil
+import sys
+import tempfile
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+import ms_vit
+from ms_vit import cli, engines, models
+from ms_vit.data.labels import Labels, imagenet_labels
+from ms_vit.data.transforms import Preprocessing
+from ms_vit.engines import key_of
+from ms_vit.models import exports
+from ms_vit.models.loading import read_model
+from ms_vit.models.vit import ViT
+from ms_vit.models.weights import ModelSpec, save_parameters
+from ms_vit.training.checkpoint import Checkpoints, RunState
+
+onnx = pytest.importorskip("onnx", reason="the engine is checked with: pip install -e .[onnx]")
+pytest.importorskip("onnxruntime", reason="the engine is checked with: pip install -e .[onnx]")
+
+SMALL = {"image_size": 16, "patch_size": 4, "num_classes": 10, "dim": 24, "depth": 2, "num_heads": 3, "mlp_dim": 40,
+         "pool": "flatten"}
+DIGITS = Labels([str(digit) for digit in range(10)], [f"digit {digit}" for digit in range(10)])
+SPEC = ModelSpec(config=SMALL, labels=DIGITS, preprocessing=Preprocessing(image_size=16))
+
+
+def network(seed: int) -> ViT:
+    """A small network with random weights; by its flattening head, different pictures have different answers."""
+    net, random = ViT(**SMALL), np.random.default_rng(seed)
+    for parameter in net.get_parameters():
+        parameter.set_data(ms.Tensor(random.normal(0, 0.3, parameter.shape).astype(np.float32)))
+    return net
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory) -> Path:
+    """A weight file that was used with --engine onnx once, alone with its export in a folder."""
+    file = tmp_path_factory.mktemp("used") / "small.safetensors"
+    save_parameters(file, list(network(0).get_parameters()), SPEC)
+    ms_vit.Predictor(file, engine="onnx")
+    return file
+
+
+@pytest.fixture
+def weights(used, tmp_path) -> Path:
+    """A copy of that, to be changed."""
+    return Path(shutil.copytree(used.parent, tmp_path / "weights")) / used.name
+
+
+@pytest.fixture(scope="module")
+def native(used) -> ms_vit.Predictor:
+    return ms_vit.Predictor(used, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    ms_vit.download("digits", root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def pictures(root) -> list[Path]:
+    return sorted((root / "digits" / "infer").glob("*.png"))[:8]
+
+
+@pytest.fixture
+def run(capfd):
+    """run("eval", ...) -> exit code, the result as JSON, and what was told on stderr."""
+    def run(*argv: object) -> tuple[int, dict, str]:
+        code = cli.main([*map(str, argv), "--json"])
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err, err
+        return code, json.loads(out.splitlines()[-1]) if code == 0 else {}, err
+    return run
+
+
+def kept(weights: Path) -> list[Path]:
+    return sorted(weights.parent.glob("*.onnx"))
+
+
+def forbid_exports(monkeypatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("MindSpore's network was built again")
+
+    monkeypatch.setattr(engines, "network", refuse)
+
+
+def assert_same(ours: list, theirs: list) -> None:
+    """Answers of two engines: the same classes in the same order, with nearly the same probabilities."""
+    assert [[p.index for p in answer] for answer in ours] == [[p.index for p in answer] for answer in theirs]
+    np.testing.assert_allclose([[p.probability for p in answer] for answer in ours],
+                               [[p.probability for p in answer] for answer in theirs], atol=1e-4)
+
+
+# --- the same answers
+
+def test_logits_equal_the_networks_for_any_number_of_images(used, native, pictures):
+    predictor = ms_vit.Predictor(used, engine="onnx", batch_size=8)
+    images = np.stack([native.prepare(picture) for picture in pictures])
+    expected = native.logits(images)
+    assert expected.shape == (8, 10) and expected.std(0).min() > 0.1       # the pictures make a difference
+    for count in (8, 3, 1):
+        logits = predictor.logits(images[:count])
+        assert logits.dtype == np.float32
+        np.testing.assert_allclose(logits, expected[:count], atol=1e-4, rtol=0)
+
+
+def test_a_predictor_answers_the_same(used, native, pictures):
+    assert_same(ms_vit.Predictor(used, engine="onnx", batch_size=5)(pictures, top_k=10), native(pictures, top_k=10))
+
+
+def test_eval_as_a_user_types_it_gives_the_same_scores(used, root, run, tmp_path):
+    reports = []
+    for engine in ("mindspore", "onnx"):
+        out = tmp_path / f"{engine}.json"
+        code, result, told = run("eval", used, "--data", root / "digits", "--engine", engine, "--out", out)
+        assert code == 0, told
+        reports.append(json.loads(out.read_text()))
+        assert result == {key: reports[-1][key] for key in ("top1", "top5", "images")} | {"out": str(out)}
+    ours, theirs = reports
+    assert ours["images"] == 359 and ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
+    assert ours["confusion"] == theirs["confusion"] and ours["top5"] == theirs["top5"]
+
+
+def test_infer_as_a_user_types_it_names_the_same(used, native, pictures, run, tmp_path):
+    code, result, told = run("infer", used, *pictures, "--engine", "onnx", "--batch-size", 3, "--out", tmp_path,
+                             "--top-k", 2)
+    assert code == 0 and result == {"images": 8, "skipped": 0, "out": str(tmp_path)}, told
+    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    expected = [[(p.index, p.name) for p in answer] for answer in native(pictures, top_k=2)]
+    assert [[(p["index"], p["name"]) for p in line["predictions"]] for line in lines] == expected
+
+
+def test_a_pretrained_vit_names_photos_as_in_mindspore(shared_data, tmp_path):
+    name = "vit_tiny_patch16_224"
+    (tmp_path / f"{name}.safetensors").symlink_to(shared_data / f"{name}.safetensors")
+    with zipfile.ZipFile(shared_data / "imagenet_mini.zip") as archive:
+        photos = sorted(each for each in archive.namelist() if "/val/" in f"/{each}" and each.endswith(".JPEG"))[::100]
+        files = [archive.extract(photo, tmp_path / "photos") for photo in photos]
+    assert len(files) == 4
+    one, other = (ms_vit.Predictor(tmp_path / f"{name}.safetensors", model=name, engine=engine, batch_size=3)
+                  for engine in engines.ENGINES)
+    images = np.stack([one.prepare(file) for file in files[:3]])
+    np.testing.assert_allclose(other.logits(images), one.logits(images), atol=1e-4, rtol=0)
+    answers = other(files)
+    assert_same(answers, one(files))
+    wnids = imagenet_labels().ids
+    right = [Path(file).parent.name in [wnids[p.index] for p in answer]
+             for file, answer in zip(files, answers, strict=True)]
+    assert sum(right) >= 3, answers         # among the first five
+
+
+# --- the export that is kept
+
+def test_the_export_is_kept_beside_the_weights_and_nothing_else(used):
+    (file,) = kept(used)
+    assert file.name == f"small-{key_of(*read_model(used))[:12]}.onnx"
+    assert {path.name for path in used.parent.iterdir()} == {used.name, file.name}
+    onnx.checker.check_model(onnx.load(file), full_check=True)      # the seal at its end is part of the format
+
+
+def test_the_second_use_builds_no_network(weights, native, pictures, monkeypatch):
+    forbid_exports(monkeypatch)
+    before = kept(weights)[0].stat().st_mtime_ns
+    assert_same(ms_vit.Predictor(weights, engine="onnx")(pictures), native(pictures))
+    assert [file.stat().st_mtime_ns for file in kept(weights)] == [before]
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "a bit", "another's", "no onnx"])
+def test_a_kept_file_that_is_not_as_it_was_is_made_anew(damage, weights, native, pictures, capfd):
+    (file,) = kept(weights)
+    good = file.read_bytes()
+    if damage == "cut":
+        file.write_bytes(good[:-1000])
+    elif damage == "empty":
+        file.write_bytes(b"")
+    elif damage == "a bit":
+        bad = bytearray(good)
+        bad[len(bad) // 2] ^= 1
+        file.write_bytes(bad)
+    else:
+        file.write_bytes(b"")
+        if damage == "another's":
+            other = weights.with_name("other.safetensors")
+            save_parameters(other, list(network(1).get_parameters()), SPEC)
+            ms_vit.Predictor(other, engine="onnx")
+            next(weights.parent.glob("other-*.onnx")).replace(file)
+        else:
+            from ms_vit.models.exports.onnx_graph import seal
+
+            file.write_bytes(b"no onnx")
+            seal(file, key_of(*read_model(weights)))
+    capfd.readouterr()
+    assert_same(ms_vit.Predictor(weights, engine="onnx")(pictures), native(pictures))
+    told = capfd.readouterr().err
+    assert f"{file} can't be loaded (" in told if damage in ("empty", "no onnx") else f"{file} is not as it was" in told
+    assert kept(weights) == [file] and file.read_bytes() == good
+
+
+def test_other_weights_under_the_same_name_get_an_export_of_their_own(weights, pictures):
+    (file,) = kept(weights)
+    save_parameters(weights, list(network(1).get_parameters()), SPEC)
+    assert_same(ms_vit.Predictor(weights, engine="onnx")(pictures), ms_vit.Predictor(weights, batch_size=8)(pictures))
+    assert len(kept(weights)) == 2 and file in kept(weights)
+
+
+def test_all_that_decides_an_export_is_in_its_key(used, monkeypatch, tmp_path):
+    foreign, spec = read_model(used)
+    key = key_of(foreign, spec)
+    assert key_of(*read_model(used)) == key
+    weights = foreign.arrays | {"head.bias": foreign.arrays["head.bias"] + np.float32(1e-6)}
+    wider = foreign.arrays | {"head.bias": foreign.arrays["head.bias"].reshape(2, 5)}
+    keys = [key_of(replace(foreign, arrays=weights), spec), key_of(replace(foreign, arrays=wider), spec),
+            key_of(foreign, replace(spec, config=spec.config | {"gelu": "tanh"})),
+            key_of(foreign, replace(spec, labels=Labels(DIGITS.ids, DIGITS.ids))),
+            key_of(foreign, replace(spec, preprocessing=replace(spec.preprocessing, crop_pct=0.9)))]
+    code = Path(shutil.copytree(Path(models.__file__).parent, tmp_path / "models"))
+    monkeypatch.setattr(models, "__file__", str(code / "__init__.py"))
+    assert key_of(foreign, spec) == key
+    with (code / "exports" / "onnx_graph.py").open("a") as file:
+        file.write("# another release\n")
+    keys.append(key_of(foreign, spec))
+    assert len({key, *keys}) == 7
+
+
+def test_an_export_whose_logits_differ_is_not_kept(weights, pictures, run, monkeypatch):
+    from ms_vit.models.exports import onnx_graph
+
+    def write(source: exports.Source, path: Path) -> None:
+        model = onnx_graph.build(source)
+        bias = next(each for each in model.graph.initializer if each.name == "head.bias")
+        bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(2e-4), "head.bias"))
+        onnx.save(model, path)
+
+    kept(weights)[0].unlink()
+    monkeypatch.setattr(onnx_graph, "write", write)
+    code, _, told = run("infer", weights, pictures[0], "--engine", "onnx")
+    assert code == 1
+    assert told.splitlines()[-1].startswith("ms-vit: the logits of the onnx export differ by 2.0e-04, more than 1e-04")
+    assert [path.name for path in weights.parent.iterdir()] == [weights.name]
+
+
+def test_where_nothing_can_be_kept_the_export_serves_the_call(weights, native, pictures, capfd, monkeypatch, tmp_path):
+    """As a read-only folder has it, which the machine's root could write to all the same."""
+    make, folder = tempfile.mkdtemp, weights.parent
+
+    def mkdtemp(suffix=None, prefix=None, dir=None):
+        if Path(dir or tmp_path) == folder:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return make(suffix, prefix, dir)
+
+    kept(weights)[0].unlink()
+    monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for _ in range(2):
+        assert_same(ms_vit.Predictor(weights, engine="onnx")(pictures), native(pictures))
+        (told,) = [line for line in capfd.readouterr().err.splitlines() if "can't keep" in line]
+        assert told.endswith("(permission denied); the export is for this call alone")
+    assert {path.name for path in tmp_path.iterdir()} == {folder.name}
+    assert [path.name for path in folder.iterdir()] == [weights.name]
+
+
+def test_a_runs_checkpoint_stays_valid_with_an_export_and_takes_it_along(pictures, tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(network(0), SPEC, [], RunState(step=1, best_step=1))
+    ms_vit.Predictor(tmp_path, engine="onnx")
+    first = tmp_path / "checkpoints" / "00000001"
+    assert len(kept(first / "model.safetensors")) == 1
+    assert checkpoints.newest() == first
+    assert ms_vit.Predictor(tmp_path, engine="onnx").weights == first / "model.safetensors"
+    checkpoints.save(network(1), SPEC, [], RunState(step=2, best_step=2))
+    checkpoints.prune(1)
+    assert not first.exists()
+    assert ms_vit.infer(tmp_path, pictures[:1], engine="onnx").out == tmp_path / "predictions"
+
+
+def test_a_hubs_folder_keeps_its_export_inside(weights, native, pictures, monkeypatch):
+    (file,) = kept(weights)
+    weights.rename(weights.with_name("model.safetensors"))
+    weights.with_name("config.json").write_text("{}")
+    monkeypatch.chdir(weights.parent)
+    assert_same(ms_vit.Predictor(".", engine="onnx")(pictures), native(pictures))
+    made = file.with_name(file.name.replace("small", "model"))
+    assert set(kept(weights)) == {file, made}
+    forbid_exports(monkeypatch)
+    ms_vit.Predictor("model.safetensors", engine="onnx")        # by either name
+
+
+# --- mistakes
+
+@pytest.mark.parametrize("library", ["onnxruntime", "onnx"])
+def test_a_missing_library_is_named_with_its_remedy(library, used, pictures, run, monkeypatch):
+    monkeypatch.delitem(sys.modules, "ms_vit.models.exports.onnx_graph", raising=False)
+    monkeypatch.delattr(exports, "onnx_graph", raising=False)
+    monkeypatch.setitem(sys.modules, library, None)
+    code, _, told = run("infer", used, pictures[0], "--engine", "onnx")
+    assert code == 2
+    assert told == f'ms-vit: the onnx export needs {library}; run: pip install "ms-vit[onnx]"\n'
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    (["--engine", "torch"], 'no engine "torch"; there are mindspore, onnx'),
+    (["--engine", "onnx", "--device", "Ascend"], "--engine onnx runs on the CPU, not on Ascend; leave --device out"),
+])
+def test_a_wrong_engine_or_device_gets_one_line(options, says, used, root, pictures, run, tmp_path):
+    for verb in (["eval", used, "--data", root / "digits"], ["infer", used, pictures[0]]):
+        code, _, told = run(*verb, "--out", tmp_path / "out", *options)
+        assert (code, told) == (2, f"ms-vit: {says}\n")
+    assert not list(tmp_path.iterdir())
