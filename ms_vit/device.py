@@ -51,8 +51,8 @@ def cache_folder() -> Path:
 def graph_cache(what: str) -> Iterator[None]:
     """Keeps the graphs that are compiled inside; the next time the same are asked for, they are only read.
 
-    `what` names all that decides them. MindSpore compares source files and parameters alone, and would take a graph with
-    another dropout or learning rate for the same; so each `what`, with each state of our sources, has its own folder.
+    `what` names all that decides them. MindSpore compares source files and parameters alone, and would take a graph
+    with another dropout or learning rate for the same; so each `what`, with each state of our sources, has a folder.
     """
     sources = sorted(Path(__file__).parent.rglob("*.py"))
     key = hashlib.sha256("\0".join([ms.__version__, what, *(file.read_text() for file in sources)]).encode())

@@ -225,8 +225,8 @@ class Recipe:
             raise UsageError(f'"train.accumulate" must divide train.batch_size, {self.train.batch_size}')
         for name in ("dropout", "attention_dropout", "drop_path"):
             if self.train.recompute and getattr(self.model, name):
-                raise UsageError(f'"train.recompute" and "model.{name}" don\'t go together: a block that runs again would '
-                                 "drop something else; set one of them to 0, or use train.accumulate")
+                raise UsageError(f'"train.recompute" needs "model.{name}" to be 0, since a block that runs again would '
+                                 "drop something else; train.accumulate saves memory, too")
             if not 0 <= getattr(self.model, name) < 1:
                 raise UsageError(f'"model.{name}" is a share dropped; it must be at least 0 and below 1')
         if self.augment.crop_pct is not None and not 0 < self.augment.crop_pct <= 1:

@@ -45,24 +45,6 @@ def test_a_patch_convolution_equals_the_native_one():
     np.testing.assert_allclose(ours(x).asnumpy(), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["exact", "tanh"])
-def test_gelu_and_its_gradient_equal_the_definition(form):
-    x = np.linspace(-6, 6, 101)
-    gradient = (reference.gelu(x + 1e-5, form) - reference.gelu(x - 1e-5, form)) / 2e-5
-    function = kernels.GELU[form]
-    tensor = ms.Tensor(x, ms.float32)
-    np.testing.assert_allclose(function(tensor).asnumpy(), reference.gelu(x, form), atol=2e-6)
-    np.testing.assert_allclose(ms.grad(function)(tensor).asnumpy(), gradient, atol=2e-6)
-
-
-def test_layer_norm_equals_the_definition():
-    norm = kernels.LayerNorm(12)
-    weights = randomized(norm)
-    x = images(2, 5, 12)
-    expected = reference.layer_norm(x.astype(np.float64), weights["weight"], weights["bias"])
-    np.testing.assert_allclose(norm(ms.Tensor(x)).asnumpy(), expected, rtol=1e-5, atol=1e-6)
-
-
 def test_logits_equal_timms_with_real_weights_on_real_photos(shared_data):
     net = create_model("vit_tiny_patch16_224")
     net.set_train(False)

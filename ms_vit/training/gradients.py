@@ -3,7 +3,7 @@
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-# A function mapped over all parameters at once; a Python loop over them takes MindSpore several times as long to compile.
+# Maps a function over all parameters; a Python loop over them takes MindSpore several times as long to compile.
 each = ops.HyperMap()
 added = ops.MultitypeFuncGraph("added")
 scaled = ops.MultitypeFuncGraph("scaled")
@@ -46,8 +46,8 @@ class Gradients(nn.Cell):
 class RecomputedGradients(Gradients):
     """Keeps the input of each block alone, and runs a block again when its gradient is due (Chen et al. 2016).
 
-    Cell.recompute() does the same where MindSpore's scheduler follows it; on the CPU it saves nothing. The second run of
-    a block must draw what the first drew, so there may be no dropout.
+    Cell.recompute() is meant to do the same, and on the CPU saves nothing. The second run of a block must draw what the
+    first drew, so there may be no dropout.
     """
 
     def __init__(self, net: nn.Cell, loss: nn.Cell, params: list[Parameter], scaler=None):
@@ -77,7 +77,7 @@ class RecomputedGradients(Gradients):
         for i in range(self.depth):
             inputs.append(self.blocks[i](inputs[i]))
         loss, (gradient, at_end) = self.end(inputs[self.depth], labels)
-        inner = ()
+        inner: tuple = ()
         for i in range(self.depth - 1, -1, -1):
             # The second run waits for the gradient; else it would be merged with the first, and nothing saved.
             x = ops.depend(inputs[i], gradient)
@@ -85,9 +85,9 @@ class RecomputedGradients(Gradients):
             inner = inner + of_block
         at_start = self.embed_gradients(self.embed, self.outer)(ops.depend(images, gradient), gradient)
         made = each(added, at_start, at_end) + inner
-        gradients = ()
+        gradients: tuple = ()
         for place in self.order:
-            gradients = gradients + (made[place],)
+            gradients = (*gradients, made[place])
         return loss, gradients
 
 

@@ -27,7 +27,7 @@ class TrainStep(nn.Cell):
     clip_norm: bound of the gradients' joint norm; 0 leaves them as they are.
     scale_loss: for float16 (`amp_level` O2 and O3): scales the loss so that small gradients survive, leaves a step
         out whose gradients overflow, and adapts the scale (Micikevicius et al. 2018, sec. 3.2).
-    recompute: run each block again in the backward pass instead of keeping what it computed; needs a net without dropout.
+    recompute: run each block again in the backward pass instead of keeping what it computed; not with dropout.
     accumulate: parts that a batch is cut into, one after the other; must divide B.
     """
 

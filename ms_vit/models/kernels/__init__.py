@@ -7,7 +7,7 @@ import math
 from typing import Literal
 
 import mindspore as ms
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, nn, ops
 from mindspore.common.initializer import Constant, HeUniform, initializer
 
 from ms_vit.models.kernels import compiled

@@ -25,8 +25,8 @@ from ms_vit.device import cache_folder, cpu_count
 from ms_vit.progress import say
 
 SOURCE = Path(__file__).with_name("compiled.cc")
-# Sums may be reordered, so that they run in vectors. -ffast-math would do more harm: it lets infinities go unnoticed, and
-# linking with it makes the whole process flush denormal numbers to zero.
+# Sums may be reordered, so that they run in vectors. -ffast-math would do more: infinities would go unnoticed, and the
+# whole process would flush denormal numbers to zero.
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math",
          "-fno-math-errno", "-fPIC", "-shared", "-pthread"]
 _off = False
@@ -81,7 +81,8 @@ def processor() -> str:
     """What -march=native depends on: a home folder may be shared by different machines."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().split("\n\n")[0].splitlines() if info.is_file() else []
-    return platform.machine() + "".join(line for line in lines if line.startswith(("model", "flags", "Features", "CPU")))
+    telling = ("model", "flags", "Features", "CPU")
+    return platform.machine() + "".join(line for line in lines if line.startswith(telling))
 
 
 def operator(name: str, shapes: Callable[..., Any], types: Callable[..., Any]) -> ops.Custom:
@@ -139,7 +140,7 @@ class LayerNorm(nn.Cell):
 class Attention(nn.Cell):
     """Multi-head attention of queries, keys and values side by side: [B, N, 3 * H * d] -> [B, N, H * d], float32.
 
-    The matrix of attention weights never exists as a whole, forward or backward, as in FlashAttention (Dao et al. 2022).
+    The matrix of attention weights never exists as a whole, as in FlashAttention (Dao et al. 2022).
     """
 
     def __init__(self, num_heads: int):

@@ -1,0 +1,300 @@
+"""Every kernel in both its forms against float64, its derivative against a float64 one, and against MindSpore's own."""
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+
+import mindspore as ms
+import numpy as np
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mindspore import nn, ops
+
+from ms_vit.models import kernels
+from ms_vit.models.kernels import compiled
+from ms_vit.models.vit import ViT
+
+TOLERANCE = 1e-5        # of the largest value
+
+
+@pytest.fixture(params=["compiled", "plain"])
+def form(request, monkeypatch):
+    """Cells made in the test have this form."""
+    if request.param == "plain":
+        monkeypatch.setenv("MS_VIT_KERNELS", "plain")
+    elif not compiled.wanted():
+        pytest.skip("no C++ compiler on this machine")
+    return request.param
+
+
+def normal(*shape, seed=0, scale=1.0):
+    return (scale * np.random.default_rng(seed).normal(size=shape)).astype(np.float32)
+
+
+def close(actual, expected, *, scale=None):
+    """`scale` is the largest value to expect, where cancellation may have left a much smaller one."""
+    assert actual.shape == expected.shape
+    assert np.abs(actual.asnumpy() - expected).max() <= TOLERANCE * (scale or np.abs(expected).max())
+
+
+def gradients_of(cell, inputs, dout):
+    """By MindSpore, of sum(cell(inputs) * dout) by inputs and parameters.
+
+    As a graph: in PyNative mode MindSpore 2.10's softmax keeps the shape of its first call when it goes backward.
+    """
+    ms.set_context(mode=ms.GRAPH_MODE)
+    params = ms.ParameterTuple(cell.trainable_params())
+    if not params:
+        return ops.GradOperation(get_all=True, sens_param=True)(cell)(*inputs, dout)
+    gradient = ops.GradOperation(get_all=True, get_by_list=True, sens_param=True)(cell, params)
+    by_input, by_parameter = gradient(*inputs, dout)
+    return [*by_input, *by_parameter]
+
+
+class Layer(nn.Cell):
+    """A linear layer with given numbers."""
+
+    def __init__(self, weight, bias):
+        super().__init__()
+        self.linear = kernels.Linear()
+        self.weight = ms.Parameter(ms.Tensor(weight), name="weight")
+        self.bias = ms.Parameter(ms.Tensor(bias), name="bias")
+
+    def construct(self, x):
+        return self.linear(x, self.weight, self.bias)
+
+
+@settings(max_examples=12, deadline=None)
+@given(m=st.integers(1, 210), k=st.integers(1, 800), n=st.integers(1, 140))
+def test_a_compiled_linear_layer_equals_float64_for_any_shape(m, k, n):
+    if not compiled.wanted():
+        pytest.skip("no C++ compiler on this machine")
+    check_linear(m, k, n)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 7), (197, 192, 64)])
+def test_a_linear_layer_and_its_gradients_equal_float64(form, shape):
+    check_linear(*shape)
+
+
+def check_linear(m, k, n):
+    x, weight, bias, dout = normal(m, k), normal(n, k, seed=1), normal(n, seed=2), normal(m, n, seed=3)
+    layer = Layer(weight, bias)
+    close(layer(ms.Tensor(x)), x.astype(np.float64) @ weight.T.astype(np.float64) + bias, scale=4 * math.sqrt(k))
+    expected = [dout.astype(np.float64) @ weight, dout.T.astype(np.float64) @ x, dout.astype(np.float64).sum(0)]
+    actual = gradients_of(layer, [ms.Tensor(x)], ms.Tensor(dout))
+    for ours, wanted, terms in zip(actual, expected, (n, m, m), strict=True):
+        close(ours, wanted, scale=4 * math.sqrt(terms))
+
+
+def test_a_dense_layer_equals_the_native_one(form):
+    ours, native = kernels.Dense(20, 12), nn.Dense(20, 12)
+    native.weight.set_data(ours.weight)
+    native.bias.set_data(ours.bias)
+    x = ms.Tensor(normal(2, 5, 20))
+    close(ours(x), native(x).asnumpy())
+
+
+@pytest.mark.parametrize("kind", ["exact", "tanh"])
+def test_gelu_and_its_gradient_equal_the_definition(form, kind):
+    x = np.concatenate([np.linspace(-9, 9, 3001), normal(20000)]).astype(np.float32)
+    tensor, wide = ms.Tensor(x), x.astype(np.float64)
+    gelu = kernels.Gelu(kind)
+    gradient = (reference.gelu(wide + 1e-5, kind) - reference.gelu(wide - 1e-5, kind)) / 2e-5
+    close(gelu(tensor), reference.gelu(wide, kind))
+    close(ms.grad(gelu)(tensor), gradient)
+    close(gelu(tensor), nn.GELU(approximate=kind == "tanh")(tensor).asnumpy())
+
+
+def test_exact_gelu_keeps_its_digits_far_below_zero():
+    """Where Phi(x) is small, 1 + erf has lost most of its digits."""
+    if not compiled.wanted():
+        pytest.skip("no C++ compiler on this machine")
+    x = np.linspace(-12, -1, 500).astype(np.float32)
+    expected = np.array([0.5 * v * math.erfc(-v / math.sqrt(2)) for v in x.astype(np.float64)])
+    np.testing.assert_allclose(kernels.Gelu("exact")(ms.Tensor(x)).asnumpy(), expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["exact", "tanh"])
+def test_gelu_of_huge_and_of_no_numbers(form, kind):
+    out = kernels.Gelu(kind)(ms.Tensor(np.array([1e30, -1e4, 0.0, np.nan, np.inf], np.float32))).asnumpy()
+    np.testing.assert_allclose(out, [1e30, 0, 0, np.nan, np.inf], atol=1e-30)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1000.0])
+def test_layer_norm_and_its_gradients_equal_the_definition(form, mean):
+    norm = kernels.LayerNorm(37)
+    norm.weight.set_data(ms.Tensor(normal(37, seed=1)))
+    norm.bias.set_data(ms.Tensor(normal(37, seed=2)))
+    x, dout = normal(3, 50, 37) + np.float32(mean), normal(3, 50, 37, seed=3)
+    weight, bias = norm.weight.asnumpy().astype(np.float64), norm.bias.asnumpy().astype(np.float64)
+    wide = x.astype(np.float64)
+    scale = 1 / np.sqrt(wide.var(-1, keepdims=True) + 1e-6)
+    normed = (wide - wide.mean(-1, keepdims=True)) * scale
+    inner = dout * weight
+    dx = scale * (inner - inner.mean(-1, keepdims=True) - normed * (inner * normed).mean(-1, keepdims=True))
+    # Next to 1000 a float32 has 6e-5 between two neighbours.
+    tolerance = TOLERANCE if mean == 0 else 1e-3
+    expected = [normed * weight + bias, dx, (dout * normed).sum((0, 1)), dout.astype(np.float64).sum((0, 1))]
+    actual = [norm(ms.Tensor(x)), *gradients_of(norm, [ms.Tensor(x)], ms.Tensor(dout))]
+    for ours, wanted in zip(actual, expected, strict=True):
+        assert np.abs(ours.asnumpy() - wanted).max() <= tolerance * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("epsilon", [1e-3, 1e-12])
+def test_layer_norm_equals_the_native_one_with_any_epsilon(form, epsilon):
+    norm = kernels.LayerNorm(24)
+    norm.set_epsilon(epsilon)
+    x = ms.Tensor(normal(6, 24, scale=0.05))
+    close(norm(x), nn.LayerNorm((24,), epsilon=epsilon)(x).asnumpy())
+
+
+def attention(qkv, heads, dout):
+    """The output [B, N, H * d] and the gradient by qkv [B, N, 3 * H * d], in float64."""
+    b, n, width = qkv.shape
+    q, k, v = qkv.astype(np.float64).reshape(b, n, 3, heads, width // 3 // heads).transpose(2, 0, 3, 1, 4)
+    scale = 1 / math.sqrt(q.shape[-1])
+    weights = reference.softmax(q @ k.swapaxes(-1, -2) * scale)
+    out = (weights @ v).transpose(0, 2, 1, 3).reshape(b, n, width // 3)
+    by_head = dout.astype(np.float64).reshape(b, n, heads, -1).transpose(0, 2, 1, 3)
+    by_weights = by_head @ v.swapaxes(-1, -2)
+    by_scores = weights * (by_weights - (by_weights * weights).sum(-1, keepdims=True)) * scale
+    by_qkv = np.stack([by_scores @ k, by_scores.swapaxes(-1, -2) @ q, weights.swapaxes(-1, -2) @ by_head])
+    return out, by_qkv.transpose(1, 3, 0, 2, 4).reshape(qkv.shape)
+
+
+@pytest.mark.parametrize(("tokens", "heads", "dim"), [(1, 1, 1), (5, 2, 3), (17, 1, 16)])
+def test_attention_and_its_gradient_equal_the_definition(form, tokens, heads, dim):
+    qkv, dout = normal(2, tokens, 3 * heads * dim), normal(2, tokens, heads * dim, seed=1)
+    check_attention(kernels.Attend(heads, dim), qkv, dout)
+
+
+def check_attention(attend, qkv, dout):
+    out, gradient = attention(qkv, attend.num_heads, dout)
+    close(attend(ms.Tensor(qkv)), out)
+    close(gradients_of(attend, [ms.Tensor(qkv)], ms.Tensor(dout))[0], gradient)
+
+
+@settings(max_examples=10, deadline=None)
+@given(batch=st.integers(1, 3), tokens=st.integers(1, 230), heads=st.integers(1, 4), dim=st.integers(1, 80))
+def test_compiled_attention_equals_the_definition_for_any_shape(batch, tokens, heads, dim):
+    if not compiled.wanted():
+        pytest.skip("no C++ compiler on this machine")
+    qkv, dout = normal(batch, tokens, 3 * heads * dim), normal(batch, tokens, heads * dim, seed=1)
+    check_attention(kernels.Attend(heads, dim), qkv, dout)
+
+
+def test_attention_holds_scores_that_overflow_an_exponential(form):
+    qkv = normal(1, 9, 3 * 8, scale=60.0)
+    close(kernels.Attend(1, 8)(ms.Tensor(qkv)), attention(qkv, 1, normal(1, 9, 8))[0])
+
+
+def test_attention_lets_no_number_go_unnoticed(form):
+    qkv = normal(1, 9, 3 * 8)
+    qkv[0, 4, 3] = np.nan
+    out = kernels.Attend(1, 8)(ms.Tensor(qkv)).asnumpy()
+    assert np.isnan(out[0, 4]).all()
+
+
+def test_attention_dropout_leaves_evaluation_alone_and_keeps_the_mean(form):
+    attend = kernels.Attend(2, 8, dropout=0.5)
+    qkv = ms.Tensor(normal(1, 6, 3 * 16))
+    attend.set_train(False)
+    whole = attend(qkv).asnumpy()
+    np.testing.assert_allclose(whole, attention(qkv.asnumpy(), 2, whole)[0], atol=1e-5)
+    attend.set_train(True)
+    drawn = np.stack([attend(qkv).asnumpy() for _ in range(300)])
+    assert drawn.std(0).max() > 0.1
+    np.testing.assert_allclose(drawn.mean(0), whole, atol=0.4)
+
+
+def test_the_sum_of_squares_equals_float64(form):
+    x = normal(700, 300)
+    total = kernels.SquareSum()(ms.Tensor(x))
+    assert total.shape == ()
+    assert float(total.asnumpy()) == pytest.approx((x.astype(np.float64) ** 2).sum(), rel=1e-6)
+
+
+def test_half_precision_takes_mindspores_own_operators():
+    x = normal(2, 6, 3 * 16)
+    half = kernels.Attend(2, 8)(ms.Tensor(x, ms.float16))
+    assert half.dtype == ms.float16
+    np.testing.assert_allclose(half.asnumpy(), attention(x, 2, normal(2, 6, 16))[0], atol=1e-2)
+
+
+NET = dict(image_size=24, patch_size=8, num_classes=5, dim=24, depth=2, num_heads=3, mlp_dim=40)
+
+
+def test_a_compiled_network_runs_as_a_graph_and_answers_as_the_plain_one():
+    images = ms.Tensor(normal(4, 3, 24, 24))
+    ours = ViT(**NET)
+    with compiled.off():
+        plain = ViT(**NET)
+    for mine, other in zip(ours.get_parameters(), plain.get_parameters(), strict=True):
+        mine.set_data(ms.Tensor(normal(*mine.shape, scale=0.3)))
+        other.set_data(mine)
+    ours.set_train(False)
+    plain.set_train(False)
+    assert not any(getattr(cell, "fused", None) for _, cell in plain.cells_and_names())
+    ms.set_context(mode=ms.GRAPH_MODE)
+    close(ours(images), plain(images).asnumpy())
+
+
+BITS = """
+import hashlib, os, sys
+if sys.argv[1] == "1":
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+sys.path.insert(0, "tests")
+import mindspore as ms
+from test_kernels import Layer, gradients_of, kernels, normal
+from ms_vit.models.kernels import compiled
+assert compiled.wanted()
+digest = hashlib.sha256()
+cells = [(Layer(normal(70, 50), normal(70)), (300, 50), (300, 70)), (kernels.Attend(3, 20), (2, 90, 180), (2, 90, 60)),
+         (kernels.LayerNorm(48), (500, 48), (500, 48))]
+for cell, inputs, outputs in cells:
+    for tensor in gradients_of(cell, [ms.Tensor(normal(*inputs))], ms.Tensor(normal(*outputs, seed=1))):
+        digest.update(tensor.asnumpy().tobytes())
+print(digest.hexdigest())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system can't tie a process to a core")
+def test_one_core_and_all_of_them_give_the_same_bits():
+    if not compiled.wanted():
+        pytest.skip("no C++ compiler on this machine")
+    bits = [subprocess.run([sys.executable, "-c", BITS, cores], capture_output=True, text=True, check=True).stdout
+            for cores in ("1", "all")]
+    assert len(bits[0].strip()) == 64
+    assert bits[0] == bits[1]
+
+
+def test_without_a_compiler_networks_are_plain(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert compiled.library.__wrapped__() is None
+
+
+def test_a_compiler_that_fails_is_told_in_a_line_and_leaves_nothing(monkeypatch, tmp_path, capsys):
+    broken = tmp_path / "broken-c++"
+    broken.write_text("#!/bin/sh\n[ $1 = --version ] || exit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert compiled.library.__wrapped__() is None
+    told, = capsys.readouterr().err.splitlines()
+    assert "slower operators" in told and str(broken) in told
+    assert list((tmp_path / "cache" / "ms-vit").iterdir()) == []
+
+
+def test_the_kernels_are_built_once(monkeypatch, tmp_path):
+    if not compiled.wanted():
+        pytest.skip("no C++ compiler on this machine")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    built = compiled.library.__wrapped__()
+    monkeypatch.setattr(compiled, "build", lambda *_: pytest.fail("built again"))
+    assert compiled.library.__wrapped__() == built
+    assert built.is_relative_to(tmp_path)
