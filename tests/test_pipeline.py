@@ -8,7 +8,7 @@ from PIL import Image
 from ms_vit.data.images import read_image
 from ms_vit.data.labels import Labels
 from ms_vit.data.memory import memory_share, size_in_memory
-from ms_vit.data.pipeline import Shuffled, folder_pipeline, numpy_batches
+from ms_vit.data.pipeline import Order, folder_pipeline, numpy_batches
 from ms_vit.data.transforms import Preprocessing, operation
 from ms_vit.errors import DataError, UsageError
 from ms_vit.recipe import Augment
@@ -81,7 +81,7 @@ def test_a_seed_fixes_order_and_augmentation_to_the_bit(photos, keep):
 def test_the_order_follows_from_seed_and_epoch_alone(photos, keep):
     found = batches(photos, training=True, seed=3, batch_size=13, epochs=3, keep=keep)
     sorted_labels = [0] * 5 + [1] * 4 + [2] * 4
-    orders = [Shuffled(13, seed=3).order(epoch) for epoch in range(3)]
+    orders = [Order(13, seed=3).indices(epoch) for epoch in range(3)]
     assert [labels.tolist() for _, labels in found] == [[sorted_labels[i] for i in order] for order in orders]
     assert len(set(map(tuple, orders))) == 3 and sorted(orders[0]) == list(range(13))
 

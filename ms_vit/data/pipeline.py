@@ -48,12 +48,12 @@ def folder_pipeline(split: Path, labels: Labels, preprocessing: Preprocessing, *
         return ds.ImageFolderDataset(str(split), sampler=sampler, num_parallel_workers=workers,
                                      extensions=list(extensions()), class_indexing=labels.index)
 
-    order = Shuffled(count, seed) if training else ds.SequentialSampler()
+    order = Order(count, seed if training else None)
     once, each = preprocessing.split()
     size = size_in_memory(files, once.operations()) if keep and once.transforms else 0
     if 0 < size <= keep:
         say(f"{split}: {count:,} decoded images stay in memory, {size / 1e6:,.1f} MB")
-        first = Shuffled(count, seed).order(0) if training else list(range(count))
+        first = order.indices(order.epoch)
         decoded = files_by(ds.SubsetSampler(first)).map(once.operations(), "image", num_parallel_workers=workers)
         # One thread: all that is left to do in Python is to hand an array on.
         images = ds.GeneratorDataset(Kept(numpy_batches(decoded), first), ["image", "label"], sampler=order,
@@ -66,25 +66,27 @@ def folder_pipeline(split: Path, labels: Labels, preprocessing: Preprocessing, *
     return images.batch(batch_size, drop_remainder=training, num_parallel_workers=1)
 
 
-class Shuffled(ds.Sampler):
-    """Every one of `count` images once an epoch, in an order that follows from the seed and the epoch alone.
+class Order(ds.Sampler):
+    """Every one of `count` images once an epoch: with a seed in an order that follows from it and the epoch alone.
 
-    An iterator of mindspore.dataset goes through a copy of its own, from `epoch` on.
+    Each iterator of mindspore.dataset goes through a copy of it, from `epoch` on.
     """
 
-    def __init__(self, count: int, seed: int, epoch: int = 0):
+    def __init__(self, count: int, seed: int | None, epoch: int = 0):
         super().__init__(count)
         self.count = count
         self.seed = seed
         self.epoch = epoch
 
-    def order(self, epoch: int) -> list[int]:
+    def indices(self, epoch: int) -> list[int]:
+        if self.seed is None:
+            return list(range(self.count))
         return np.random.default_rng((self.seed, epoch)).permutation(self.count).tolist()
 
     def __iter__(self) -> Iterator[int]:
-        order = self.order(self.epoch)
+        indices = self.indices(self.epoch)
         self.epoch += 1
-        return iter(order)
+        return iter(indices)
 
 
 def numpy_batches(pipeline: ds.Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
