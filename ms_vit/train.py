@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Training:
-    """What a run came to: its folder, the optimiser steps it has, its speed, its best validation top-1."""
+    """What a run came to: its folder, its optimiser steps, its speed, its best validation top-1.
+
+    data_wait: the share of the training time, from 0 to 1, that was spent waiting for data.
+    """
 
     run: Path
     steps: int
     images_per_second: float
     best: float
+    data_wait: float
 
 
 def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Training:
@@ -43,6 +47,7 @@ def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Trainin
     from mindspore.train import Model
 
     from ms_vit.data.labels import labels_for
+    from ms_vit.data.memory import memory_share
     from ms_vit.data.pipeline import folder_pipeline, numpy_batches
     from ms_vit.device import amp_level, graph_cache, use_device
     from ms_vit.engines import native
@@ -53,7 +58,7 @@ def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Trainin
     from ms_vit.models.weights import ModelSpec
     from ms_vit.predictor import score
     from ms_vit.reports.curves import draw_curves
-    from ms_vit.training.callbacks import Divergence, Epochs, MetricsFile, Steps
+    from ms_vit.training.callbacks import DataWait, Divergence, Epochs, MetricsFile, Steps
     from ms_vit.training.checkpoint import Checkpoints, RunState
     from ms_vit.training.loss import CrossEntropy
     from ms_vit.training.optimizer import Adam, choose
@@ -75,10 +80,12 @@ def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Trainin
 
     # --- data: folder -> batches
     batch_size = recipe.train.batch_size
+    keep = memory_share() if recipe.train.epochs > 1 else 0
     batches = folder_pipeline(folder / "train", labels, replace(spec.preprocessing, transforms=recipe.augment.train),
-                              batch_size=batch_size, training=True, seed=recipe.train.seed, workers=recipe.data.workers)
+                              batch_size=batch_size, training=True, seed=recipe.train.seed,
+                              workers=recipe.data.workers, keep=keep)
     validation = folder_pipeline(folder / "val", labels, spec.preprocessing, batch_size=batch_size, training=False,
-                                 workers=recipe.data.workers)
+                                 workers=recipe.data.workers, keep=keep)
 
     # --- model, optimiser, step
     net = ViT(**config)
@@ -119,19 +126,21 @@ def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Trainin
         checkpoints.save(net, spec, optimizer.state(), state)
         checkpoints.prune(recipe.checkpoint.keep)
 
+    data_wait = DataWait()
     steps = Steps(state, metrics, learning_rates=learning_rates, batch_size=batch_size,
-                  log_every=recipe.train.log_every, device=device)
+                  log_every=recipe.train.log_every, device=device, data_wait=data_wait)
     epochs = Epochs(steps, epochs=recipe.train.epochs, every=recipe.checkpoint.every_epochs, validate=validate,
                     save=save)
     guard = Divergence(steps, chance=math.log(len(labels)), checkpoints=checkpoints)
     if state.epoch < recipe.train.epochs:
         operators = compiled.library() if compiled.wanted() else "plain"
         with graph_cache(f"{recipe.as_dict()} {config} {learning_rates.tolist()} {device} {precision} {operators}"):
-            Model(step).train(recipe.train.epochs, batches, callbacks=[steps, guard, epochs], dataset_sink_mode=False,
-                              initial_epoch=state.epoch)
+            Model(step).train(recipe.train.epochs, batches, callbacks=[steps, guard, epochs, data_wait],
+                              dataset_sink_mode=False, initial_epoch=state.epoch)
         draw_curves(run / "metrics.jsonl", run / "curves.png", f"{run.name}: {recipe.model.name} on {recipe.data.name}")
+        say(f"training waited for data {100 * data_wait.share():.1f} % of the time")
     say(f"best top-1 on val: {100 * state.best_top1:.2f} %; checkpoints, metrics and curves.png are in {run}")
-    return Training(run, state.step, round(steps.images_per_second, 1), state.best_top1)
+    return Training(run, state.step, round(steps.images_per_second, 1), state.best_top1, round(data_wait.share(), 4))
 
 
 def data_folder(recipe: Recipe) -> Path:

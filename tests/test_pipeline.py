@@ -1,3 +1,5 @@
+import shutil
+
 import mindspore.dataset.vision as vision
 import numpy as np
 import pytest
@@ -5,12 +7,16 @@ from PIL import Image
 
 from ms_vit.data.images import read_image
 from ms_vit.data.labels import Labels
-from ms_vit.data.pipeline import folder_pipeline
+from ms_vit.data.memory import memory_share, size_in_memory
+from ms_vit.data.pipeline import Order, folder_pipeline, numpy_batches
 from ms_vit.data.transforms import Preprocessing, operation
 from ms_vit.errors import DataError, UsageError
 from ms_vit.recipe import Augment
 
 LABELS = Labels(["bird", "cat", "dog"], ["bird", "cat", "dog"])
+BY_PILLOW = ["Decode(to_pil=True)", "Resize(resize_size, Inter.BICUBIC)", "CenterCrop(image_size)",
+             "Normalize(mean, std)", "HWC2CHW()"]
+MUCH = 10**9        # bytes; all images of a test fit
 NAMES = {"image_size": 32, "resize_size": 36, "mean": [127.5] * 3, "std": [127.5] * 3}
 
 
@@ -33,10 +39,17 @@ def photos(tmp_path_factory):
     return split
 
 
-def batches(split, *, training, batch_size=4, seed=0, transforms=None, workers=2):
+def batches(split, *, training, batch_size=4, seed=0, transforms=None, workers=2, epochs=1, keep=0):
+    """The batches of all epochs, one after another."""
     pipeline = folder_pipeline(split, LABELS, preprocessing(transforms), batch_size=batch_size, training=training,
-                               seed=seed, workers=workers)
-    return list(pipeline.create_tuple_iterator(num_epochs=1, output_numpy=True))
+                               seed=seed, workers=workers, keep=keep)
+    iterator = pipeline.create_tuple_iterator(num_epochs=epochs, output_numpy=True)
+    return [batch for _ in range(epochs) for batch in iterator]
+
+
+def equal(one, other):
+    """Whether they are the same batches, to the bit."""
+    return all((x == y).all() for pair in zip(one, other, strict=True) for x, y in zip(*pair, strict=True))
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 5, 64])
@@ -55,10 +68,106 @@ def test_training_shuffles_and_leaves_out_the_rest(photos):
     assert labels != sorted(labels)
 
 
-def test_a_seed_fixes_order_and_augmentation_to_the_bit(photos):
-    one, same, other = (batches(photos, training=True, seed=seed, transforms=Augment().train) for seed in (3, 3, 4))
-    assert all((x == y).all() for pair in zip(one, same, strict=True) for x, y in zip(*pair, strict=True))
-    assert any((x != y).any() for pair in zip(one, other, strict=True) for x, y in zip(*pair, strict=True))
+@pytest.mark.parametrize("keep", [0, MUCH])
+def test_a_seed_fixes_order_and_augmentation_to_the_bit(photos, keep):
+    one, same, other = (batches(photos, training=True, seed=seed, transforms=Augment().train, epochs=2, keep=keep)
+                        for seed in (3, 3, 4))
+    assert equal(one, same)
+    assert not equal(one, other)
+    assert not equal(one[:3], one[3:])
+
+
+@pytest.mark.parametrize("keep", [0, MUCH])
+def test_the_order_follows_from_seed_and_epoch_alone(photos, keep):
+    found = batches(photos, training=True, seed=3, batch_size=13, epochs=3, keep=keep)
+    sorted_labels = [0] * 5 + [1] * 4 + [2] * 4
+    orders = [Order(13, seed=3).indices(epoch) for epoch in range(3)]
+    assert [labels.tolist() for _, labels in found] == [[sorted_labels[i] for i in order] for order in orders]
+    assert len(set(map(tuple, orders))) == 3 and sorted(orders[0]) == list(range(13))
+
+
+@pytest.mark.parametrize("transforms", [None, BY_PILLOW])
+def test_evaluation_from_memory_is_bitwise_that_from_files(photos, transforms):
+    expected = batches(photos, training=False, transforms=transforms)
+    assert equal(batches(photos, training=False, transforms=transforms, epochs=2, keep=MUCH), 2 * expected)
+
+
+def test_training_from_memory_is_bitwise_that_from_files(photos, tmp_path):
+    for file in photos.rglob("*.png"):      # of a JPEG a crop decodes no more than it needs, to its very edges
+        (tmp_path / file.parent.name).mkdir(exist_ok=True)
+        shutil.copy(file, tmp_path / file.parent.name)
+    found, kept = (batches(tmp_path, training=True, transforms=Augment().train, epochs=2, keep=keep)
+                   for keep in (0, MUCH))
+    assert equal(found, kept)
+
+
+def test_images_that_fit_in_memory_are_read_once(photos, tmp_path, capsys):
+    split = tmp_path / "val"
+    shutil.copytree(photos, split)
+    size = size_in_memory(sorted(split.rglob("*.[jJp]*")), preprocessing().split()[0].operations())
+    assert size == 13 * 32 * 32 * 3
+    kept, too_many = (folder_pipeline(split, LABELS, preprocessing(), batch_size=4, training=False, keep=keep)
+                      for keep in (size, size - 1))
+    assert capsys.readouterr().err.count("val: 13 decoded images stay in memory, 0.0 MB") == 1
+    first = list(numpy_batches(kept))
+    assert equal(list(numpy_batches(too_many)), first)
+    shutil.rmtree(split)
+    assert equal(list(numpy_batches(kept)), first)
+    with pytest.raises(RuntimeError):
+        list(numpy_batches(too_many))
+
+
+def test_images_are_decoded_as_the_first_epoch_wants_them(tmp_path):
+    (tmp_path / "cat").mkdir()
+    for number in range(200):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "cat" / f"{number:03d}.png")
+    pipeline = folder_pipeline(tmp_path, LABELS, preprocessing(), batch_size=1, training=True, keep=MUCH)
+    next(numpy_batches(pipeline))
+    source = next(node for node in nodes(pipeline) if hasattr(node, "source")).source
+    assert sum(row is not None for row in source.rows) < 100
+
+
+def nodes(pipeline):
+    return [pipeline, *(node for child in pipeline.children for node in nodes(child))]
+
+
+@pytest.mark.parametrize(("transforms", "once", "each"), [
+    (["Decode()", "Resize(8)", "CenterCrop(8)", "Normalize(mean, std)", "HWC2CHW()"], 3,
+     ["Normalize(mean, std)", "HWC2CHW()"]),
+    (["Decode()", "RandomCrop(8)", "Resize(8)", "HWC2CHW()"], 1, ["RandomCrop(8)", "Resize(8)", "HWC2CHW()"]),
+    (["RandomCropDecodeResize(8, scale=(0.3, 1.0))", "HWC2CHW()"], 1,
+     ["RandomResizedCrop(8, scale=(0.3, 1.0))", "HWC2CHW()"]),
+    (["Decode()", "CutOut(8)", "HWC2CHW()"], 1, ["CutOut(8)", "HWC2CHW()"]),
+    (BY_PILLOW, 3, BY_PILLOW[3:]),
+    (["Decode(to_pil=True)", "RandomHorizontalFlip()", "HWC2CHW()"], 0,
+     ["Decode(to_pil=True)", "RandomHorizontalFlip()", "HWC2CHW()"]),
+])
+def test_what_never_varies_is_done_once(transforms, once, each):
+    first, rest = preprocessing(transforms).split()
+    assert (len(first.transforms), rest.transforms) == (once, each)
+
+
+def test_a_picture_that_cannot_be_decoded_is_named(photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "train")
+    (tmp_path / "train" / "cat" / "00.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"cat/00.jpg can't be decoded"):
+        batches(tmp_path / "train", training=True, transforms=Augment().train, keep=MUCH)
+
+
+@pytest.mark.parametrize(("group", "files", "expected"), [
+    ("0::/job/inner", {"job/inner/memory.max": "max", "job/memory.max": "4000000"}, 1_000_000),
+    ("0::/elsewhere", {"memory.max": "8000000"}, 2_000_000),
+    ("3:cpu:/\n2:memory:/job", {"memory/job/memory.limit_in_bytes": "400000"}, 100_000),
+])
+def test_the_memory_of_a_container_bounds_what_is_kept(group, files, expected, tmp_path):
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(group + "\n")
+    for name, text in files.items():
+        file = tmp_path / "sys/fs/cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text + "\n")
+    assert memory_share(tmp_path) == expected
+    assert memory_share(tmp_path / "no_groups") > 100_000_000
 
 
 def test_evaluation_pixels_equal_pillow_and_numpy(photos):

@@ -1,9 +1,14 @@
+import time
+
 import mindspore as ms
+import mindspore.dataset as ds
 import numpy as np
 import pytest
 from mindspore import Parameter, nn
+from mindspore.train import Callback, Model
 
 from ms_vit.models.vit import ViT
+from ms_vit.training.callbacks import DataWait
 from ms_vit.training.loss import CrossEntropy
 from ms_vit.training.optimizer import Adam, decays
 from ms_vit.training.schedule import warmup_cosine
@@ -154,3 +159,34 @@ def test_a_wrapped_network_keeps_its_parameter_names():
     net, _, step = small_step()
     assert isinstance(step, nn.Cell)
     assert {"cls_token", "blocks.0.attn.qkv.weight"} <= {parameter.name for parameter in net.get_parameters()}
+
+
+class Net(nn.Cell):
+    def construct(self, x):
+        return x + 1
+
+
+class Slow(Callback):
+    """Stands for a step that takes its time."""
+
+    def on_train_step_end(self, run_context):
+        time.sleep(0.03)
+
+
+def trained(seconds_of_a_row, *callbacks):
+    """What was waited for data in two epochs of 6 steps."""
+    def rows():
+        for number in range(6):
+            time.sleep(seconds_of_a_row)
+            yield (np.array([number], np.float32),)
+
+    data_wait = DataWait()
+    Model(Net()).train(2, ds.GeneratorDataset(rows, ["x"]), callbacks=[*callbacks, data_wait])
+    return data_wait
+
+
+def test_time_spent_waiting_for_data_is_told_from_time_spent_in_steps():
+    starved = trained(0.05)
+    assert starved.share() > 0.5
+    assert starved.share(since=starved.seconds) == 0.0      # nothing happened since
+    assert 0 <= trained(0, Slow()).share() < 0.5

@@ -80,7 +80,7 @@ def copied(trained, tmp_path):
 
 def test_training_leaves_the_run_folder_that_the_design_describes(trained):
     folder, ran = trained
-    assert set(ran.result) == {"run", "steps", "images_per_second", "best"}
+    assert set(ran.result) == {"run", "steps", "images_per_second", "best", "data_wait"}
     assert ran.result["steps"] == 88 and ran.result["images_per_second"] > 0
     recipe = Recipe.load(folder / "recipe.yaml")
     assert (recipe.train.epochs, recipe.model.dim, recipe.optimizer.lr) == (2, 16, 2e-3)
@@ -91,6 +91,7 @@ def test_training_leaves_the_run_folder_that_the_design_describes(trained):
     assert [(line["epoch"], line["step"]) for line in epochs] == [(1, 44), (2, 88)]
     assert [line["step"] for line in lines if "loss" in line] == list(range(10, 89, 10))
     assert ran.result["best"] == max(line["val_top1"] for line in epochs)
+    assert all(0 <= line["data_wait"] <= 1 for line in [*lines, ran.result])
 
     last = folder / "checkpoints" / (folder / "checkpoints/LAST").read_text().strip()
     assert last.name == "00000088"
@@ -106,6 +107,8 @@ def test_training_says_what_it_will_do_and_how_long_it_takes(trained):
     assert "Decode() -> Resize((image_size, image_size))" in told
     assert "images/s on CPU: 82 steps will take about" in told
     assert "epoch 2 of 2: loss" in told
+    assert "val: 359 decoded images stay in memory" in told
+    assert re.search(r"training waited for data \d+\.\d % of the time", told)
 
 
 def test_the_same_command_again_finds_nothing_to_do(run, trained, root):

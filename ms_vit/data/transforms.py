@@ -7,7 +7,7 @@ of that module's operations with literals, and with the names that `Preprocessin
 import ast
 import difflib
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mindspore.dataset.vision as vision
@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image
 
 from ms_vit.errors import UsageError
+
+PIXELS = ("Decode", "Resize", "CenterCrop", "Crop", "Pad", "PadToSize")     # give [H, W, 3] uint8, the same each time
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -46,6 +48,22 @@ class Preprocessing:
     def operations(self) -> list[Any]:
         """The operations of mindspore.dataset.vision: file bytes [n] uint8 -> [3, H, W] float32."""
         return [operation(text, self.names) for text in self.transforms]
+
+    def split(self) -> tuple["Preprocessing", "Preprocessing"]:
+        """What is done once, file bytes [n] -> pixels [H, W, 3] uint8, and what is done to these pixels each time.
+
+        Nothing is done once where these pixels alone would not do for the rest.
+        """
+        texts = list(self.transforms)
+        if texts[0].startswith("RandomCropDecodeResize("):
+            # It decodes no more than its crop. From all the pixels this one cuts the same place, by the same draws.
+            texts[:1] = ["Decode()", texts[0].replace("RandomCropDecodeResize", "RandomResizedCrop")]
+        names = [text.partition("(")[0] for text in texts]
+        count = next((at for at, name in enumerate(names) if name not in PIXELS), len(names))
+        if texts[0] == "Decode(to_pil=True)" and not set(names[count:]) <= {"Normalize", "HWC2CHW"}:
+            count = 0       # more operations want Pillow's picture, and pixels are no longer one
+        once, each = texts[:count], texts[count:]
+        return replace(self, transforms=once), replace(self, transforms=each)
 
     def apply(self, operations: list[Any], image: Image.Image) -> np.ndarray:
         """What `operations`, these, make of a picture that is decoded already: [3, H, W] float32."""

@@ -34,16 +34,56 @@ class MetricsFile:
             self.path.write_text("".join(line + "\n" for line in lines))
 
 
+class DataWait(Callback):
+    """Measures what training waits for data: from the end of one step, all callbacks done, to the begin of the next.
+
+    It is the last of the callbacks, so that the time of the others counts as the step's. Left out are the first step,
+    which compiles the graph, and what lies between two epochs, such as validation.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited = 0.0       # seconds
+        self.worked = 0.0
+        self.compiled = False
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """Waited and worked so far: a mark for `share`."""
+        return self.waited, self.worked
+
+    def share(self, since: tuple[float, float] = (0.0, 0.0)) -> float:
+        """The part of the time that was waited, from 0 to 1, since a mark."""
+        waited, worked = self.waited - since[0], self.worked - since[1]
+        return waited / (waited + worked) if waited + worked else 0.0
+
+    def on_train_epoch_begin(self, run_context: Any) -> None:
+        self.last = time.perf_counter()
+
+    def on_train_step_begin(self, run_context: Any) -> None:
+        now = time.perf_counter()
+        if self.compiled:
+            self.waited += now - self.last
+        self.last = now
+
+    def on_train_step_end(self, run_context: Any) -> None:
+        now = time.perf_counter()
+        if self.compiled:
+            self.worked += now - self.last
+        self.compiled = True
+        self.last = now
+
+
 class Steps(Callback):
     """Counts steps, writes their metrics, shows progress, and says early how long the run will take.
 
-    learning_rates: one for each step, [steps].
+    learning_rates: one for each step, [steps]. data_wait: measures beside it.
     """
 
     WARM = 5  # steps until the speed is steady: the first compiles the graph
 
     def __init__(self, state: RunState, metrics: MetricsFile, *, learning_rates: np.ndarray, batch_size: int,
-                 log_every: int, device: str):
+                 log_every: int, device: str, data_wait: DataWait):
         super().__init__()
         self.state = state
         self.metrics = metrics
@@ -51,6 +91,8 @@ class Steps(Callback):
         self.batch_size = batch_size
         self.log_every = log_every
         self.device = device
+        self.data_wait = data_wait
+        self.logged = self.began_epoch = data_wait.seconds      # marks
         self.losses: list[Any] = []         # of this epoch; read on demand, since reading waits for the device
         self.seconds = 0.0                  # spent in the steps after the first
         self.timed_steps = 0
@@ -75,6 +117,7 @@ class Steps(Callback):
 
     def on_train_epoch_begin(self, run_context: Any) -> None:
         self.losses = []
+        self.began_epoch = self.data_wait.seconds
         self.last = time.perf_counter()
 
     def on_train_step_begin(self, run_context: Any) -> None:
@@ -103,7 +146,9 @@ class Steps(Callback):
             self.bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
         self.metrics.write(step=self.state.step, epoch=self.state.epoch + 1, loss=loss,
                            lr=float(self.learning_rates[self.state.step - 1]),
-                           images_per_second=round(self.images_per_second, 1))
+                           images_per_second=round(self.images_per_second, 1),
+                           data_wait=round(self.data_wait.share(self.logged), 4))
+        self.logged = self.data_wait.seconds
 
     def estimate(self) -> None:
         self.losses[-1].asnumpy()           # waits for the device, so that the time is whole
@@ -173,6 +218,7 @@ class Epochs(Callback):
         self.steps.metrics.write(
             step=state.step, epoch=state.epoch, train_loss=train_loss, val_loss=scores.loss, val_top1=scores.top1,
             val_top5=scores.top5, images_per_second=round(self.steps.images_per_second, 1),
+            data_wait=round(self.steps.data_wait.share(self.steps.began_epoch), 4),
             validation_seconds=round(time.perf_counter() - began, 2))
         say(f"epoch {state.epoch:{len(str(self.epochs))}} of {self.epochs}: loss {train_loss:.3f}, "
             f"val loss {scores.loss:.3f}, top-1 {100 * scores.top1:.2f} %, top-5 {100 * scores.top5:.2f} %"

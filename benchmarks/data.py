@@ -1,0 +1,249 @@
+"""Our data pipelines beside PyTorch's, on this machine: python -m benchmarks.data --help.
+
+A folder of synthetic photos is made, and gone through from start to end by each contender in turns:
+
+    files    ours, decoding every image in every pass, as for a set that doesn't fit in memory
+    memory   ours in every epoch after the first of a set that fits
+    torch    torch.utils.data.DataLoader over torchvision's ImageFolder (Pillow), with a process for each core
+
+Batches are those that training and evaluation get: [B, 3, H, W] float32, normalised, with the default operations.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ms_vit.device import cpu_count
+from ms_vit.progress import say, track
+
+RESULTS = Path(__file__).parent / "results"
+CONTENDERS = ("files", "memory", "torch")
+MODES = ("training", "evaluation")
+CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is gone through: images of `width` x `height` in a file format of Pillow's, as batches at `image_size`."""
+
+    title: str
+    format: str
+    width: int
+    height: int
+    image_size: int
+    images: int
+    batch: int = 32
+
+
+JOBS = {
+    "photos": Job("JPEG 500x375 -> 224", "JPEG", 500, 375, 224, images=640),
+    "small": Job("PNG 32x32 -> 32", "PNG", 32, 32, 32, images=6400),
+}
+
+
+@dataclass
+class Row:
+    """A contender's speed in one job and mode: a sample a pass, images/s."""
+
+    job: str
+    mode: str
+    contender: str
+    speeds: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.speeds)
+
+
+def photo(job: Job, seed: int) -> Image.Image:
+    """Noise with the spectrum of natural images (amplitude 1/f; Field 1987), in colours that go together."""
+    noise = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(job.height)[:, None], np.fft.rfftfreq(job.width)[None])
+    frequency[0, 0] = np.inf
+    spectrum = np.fft.rfft2(noise.normal(size=(3, job.height, job.width))) / frequency
+    light, red, blue = np.fft.irfft2(spectrum, s=(job.height, job.width))
+    pixels = np.stack([light + 0.3 * red, light - 0.15 * red - 0.05 * blue, light + 0.3 * blue], axis=-1)
+    return Image.fromarray(np.clip(128 + 55 * pixels / pixels.std(), 0, 255).astype(np.uint8))
+
+
+def make_folder(job: Job, split: Path) -> None:
+    for number in track(range(job.images), f"making {job.title.partition(' ->')[0]}", "images"):
+        folder = split / f"class{number % CLASSES}"
+        folder.mkdir(parents=True, exist_ok=True)
+        options = {"quality": 90} if job.format == "JPEG" else {}
+        photo(job, number).save(folder / f"{number:05d}.{job.format.lower()}", job.format, **options)
+
+
+# --- contenders, each in a process of its own: a function that goes through the folder once
+
+def ours(job: Job, mode: str, split: Path, *, keep: int) -> Callable[[], int]:
+    from ms_vit.data.labels import Labels
+    from ms_vit.data.pipeline import folder_pipeline, numpy_batches
+    from ms_vit.data.transforms import Preprocessing
+    from ms_vit.recipe import Augment
+
+    ids = [f"class{number}" for number in range(CLASSES)]
+    preprocessing = (Preprocessing(image_size=job.image_size, transforms=Augment().train) if mode == "training"
+                     else Preprocessing(image_size=job.image_size))
+    batches = folder_pipeline(split, Labels(ids, ids), preprocessing, batch_size=job.batch, training=mode == "training",
+                              keep=keep)
+    return lambda: sum(len(labels) for _, labels in numpy_batches(batches))
+
+
+def torchs(job: Job, mode: str, split: Path) -> Callable[[], int]:
+    from benchmarks import torch_cpu  # noqa: F401
+
+    # isort: split
+    from torch.utils.data import DataLoader
+    from torchvision import datasets, transforms
+
+    crop = ([transforms.RandomResizedCrop(job.image_size), transforms.RandomHorizontalFlip()] if mode == "training"
+            else [transforms.Resize(int(job.image_size / 0.875)), transforms.CenterCrop(job.image_size)])
+    operations = transforms.Compose([*crop, transforms.ToTensor(),
+                                     transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
+    loader = DataLoader(datasets.ImageFolder(str(split), operations), batch_size=job.batch, num_workers=cpu_count(),
+                        shuffle=mode == "training", drop_last=mode == "training", persistent_workers=True)
+    return lambda: sum(len(labels) for _, labels in loader)
+
+
+def serve(contender: str, job: Job, mode: str, split: Path) -> None:
+    """Goes through the folder for each line of stdin, and answers with the images/s; a first pass is a warm-up."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)       # whatever a library prints is no answer
+    go = (torchs(job, mode, split) if contender == "torch"
+          else ours(job, mode, split, keep=2**40 if contender == "memory" else 0))
+    go()
+    print("ready", file=answers, flush=True)
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        images = go()
+        print(images / (time.perf_counter() - began), file=answers, flush=True)
+
+
+# --- the driver
+
+class Worker:
+    """A contender's process. Use it in a `with`, which ends it."""
+
+    def __init__(self, contender: str, job: Job, mode: str, split: Path):
+        command = [sys.executable, "-m", "benchmarks.data", "--serve", contender, json.dumps(asdict(job)), mode,
+                   str(split)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.answer()
+
+    def answer(self) -> str:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"benchmarks.data: a contender ended with {self.process.wait()}; its message is above")
+        return line
+
+    def speed(self) -> float:
+        assert self.process.stdin
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return float(self.answer())
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.communicate()      # closes its stdin, which ends it
+
+
+def measure(name: str, mode: str, split: Path, rounds: int) -> Iterator[Row]:
+    """The contenders in turns, in an order drawn anew each round, so that whatever else the machine does hits all."""
+    with ExitStack() as stack:
+        workers = {who: stack.enter_context(Worker(who, JOBS[name], mode, split)) for who in CONTENDERS}
+        rows = {who: Row(name, mode, who) for who in CONTENDERS}
+        for _ in track(range(rounds), f"{name}, {mode}", "rounds"):
+            for who in random.sample(CONTENDERS, len(CONTENDERS)):
+                rows[who].speeds.append(workers[who].speed())
+    yield from rows.values()
+
+
+def table(rows: list[Row]) -> list[list[str]]:
+    lines = [["job", "mode", "contender", "images/s", "min - max", "x torch"]]
+    for row in rows:
+        torch = next(other.median for other in rows if (other.job, other.mode, other.contender)
+                     == (row.job, row.mode, "torch"))
+        lines.append([JOBS[row.job].title, row.mode, row.contender, f"{row.median:,.0f}",
+                      f"{min(row.speeds):,.0f} - {max(row.speeds):,.0f}", f"{row.median / torch:.2f}"])
+    return lines
+
+
+def about(rounds: int, sizes: dict[str, float]) -> str:
+    """Where, when and with what."""
+    cpuinfo = Path("/proc/cpuinfo")
+    models = [line.partition(":")[2].strip() for line in (cpuinfo.read_text() if cpuinfo.is_file() else "").splitlines()
+              if line.startswith("model name")]
+    versions = ", ".join(f"{package} {importlib.metadata.version(package)}"
+                         for package in ("mindspore", "numpy", "torch", "torchvision", "pillow"))
+    folders = ", ".join(f"{JOBS[name].images:,} {JOBS[name].title.partition(' ->')[0]} of {size / 1000:.0f} kB "
+                        f"in batches of {JOBS[name].batch}" for name, size in sizes.items())
+    return (f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC, {cpu_count()} cores of "
+            f"{models[0] if models else platform.processor()}, load {os.getloadavg()[0]:.2f} before; {versions}, "
+            f"Python {platform.python_version()}; {folders}; medians of {rounds} passes")
+
+
+def run(names: list[str], rounds: int, out: Path) -> None:
+    """Measures, prints a table, and writes data.json (with every sample) and data.md into `out`."""
+    rows: list[Row] = []
+    sizes: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in names:
+            make_folder(JOBS[name], split := Path(temporary, name))
+            sizes[name] = statistics.mean(file.stat().st_size for file in split.rglob("*.*"))
+        here = about(rounds, sizes)
+        for name in names:
+            for mode in MODES:
+                rows += measure(name, mode, Path(temporary, name), rounds)
+    lines = table(rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    print("\n".join("  ".join(cell.rjust(width) if at > 2 else cell.ljust(width)
+                              for at, (cell, width) in enumerate(zip(line, widths, strict=True))) for line in lines))
+    ruled = [lines[0], ["---"] * 3 + ["--:"] * 3, *lines[1:]]
+    page = "\n".join(f"| {' | '.join(line)} |" for line in ruled)
+    write(out / "data.json", json.dumps({"about": here, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+    write(out / "data.md", f"# Data pipelines\n\n`python -m benchmarks.data`: {here}.\n\n{page}\n")
+    say(f"{out / 'data.json'} and data.md")
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--serve"]:
+        contender, job, mode, split = sys.argv[2:]
+        return serve(contender, Job(**json.loads(job)), mode, Path(split))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS), help="which folders (default: all)")
+    parser.add_argument("--rounds", type=int, default=9, help="passes of each contender (default: 9)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    given = parser.parse_args()
+    run(given.jobs, given.rounds, given.out)
+
+
+if __name__ == "__main__":
+    main()
