@@ -112,7 +112,9 @@ def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Trainin
     elif foreign and weights:
         say(f"{weights}: {fit(net, foreign, weights, config=config, labels=labels)}")
     metrics.rewind(state.step)
-    describe(recipe, net, spec, batches, validation, f"{device} ({precision})")
+    operators = compiled.library() if compiled.wanted() else None
+    how = f"{precision}, {'compiled' if operators else 'MindSpore'} kernels"
+    describe(recipe, net, spec, batches, validation, f"{device} ({how})")
 
     # --- train
     def validate():
@@ -133,7 +135,6 @@ def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Trainin
                     save=save)
     guard = Divergence(steps, chance=math.log(len(labels)), checkpoints=checkpoints)
     if state.epoch < recipe.train.epochs:
-        operators = compiled.library() if compiled.wanted() else "plain"
         with graph_cache(f"{recipe.as_dict()} {config} {learning_rates.tolist()} {device} {precision} {operators}"):
             Model(step).train(recipe.train.epochs, batches, callbacks=[steps, guard, epochs, data_wait],
                               dataset_sink_mode=False, initial_epoch=state.epoch)

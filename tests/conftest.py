@@ -1,6 +1,7 @@
 """What tests share: the real data beside the repository, and a download server that misbehaves as it is told to."""
 
 import http.server
+import os
 import subprocess
 import sys
 import threading
@@ -11,6 +12,11 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compiled kernels and graphs are kept beside pytest's own cache, not among the user's."""
+    os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("ms-vit"))
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from mindspore.train import Callback, Model
 from ms_vit.models.vit import ViT
 from ms_vit.training.callbacks import DataWait
 from ms_vit.training.loss import CrossEntropy
-from ms_vit.training.optimizer import Adam, decays
+from ms_vit.training.optimizer import Adam, choose, decays
 from ms_vit.training.schedule import warmup_cosine
 from ms_vit.training.step import ClipByGlobalNorm, TrainStep
 
@@ -143,6 +143,49 @@ def test_float16_steps_follow_float32_and_leave_out_an_overflow():
     step(images * 1e38, labels)
     assert (net.head.weight.asnumpy() == before).all()
     assert float(step.scaler.scale_value.asnumpy()) == scale / 2
+
+
+@pytest.mark.parametrize("less_memory", [dict(recompute=True), dict(accumulate=3), dict(recompute=True, accumulate=2)])
+def test_with_less_memory_a_step_comes_to_the_same(less_memory):
+    net, _, step = small_step(clip_norm=1.0)
+    other, _, frugal = small_step(clip_norm=1.0, **less_memory)
+    for _ in range(4):
+        loss, same = step(*batch()).asnumpy(), frugal(*batch()).asnumpy()
+        assert float(same) == pytest.approx(float(loss), rel=1e-5)
+    for ours, expected in zip(other.get_parameters(), net.get_parameters(), strict=True):
+        # The keys' bias has no influence; its gradient is rounding, which Adam makes as large as any other.
+        there = slice(None) if not ours.name.endswith("qkv.bias") else np.r_[0:8, 16:24]
+        np.testing.assert_allclose(ours.asnumpy()[there], expected.asnumpy()[there], atol=2e-5)
+
+
+def test_with_some_parameters_frozen_a_recomputed_step_comes_to_the_same():
+    def weights(**options):
+        ms.set_seed(0)
+        net = ViT(image_size=8, patch_size=4, num_classes=3, dim=8, depth=2, num_heads=2, mlp_dim=8)
+        step = TrainStep(net, CrossEntropy(), Adam(choose(net.trainable_params(), 1), np.full(3, 1e-2, np.float32)),
+                         **options)
+        for _ in range(3):
+            step(*batch())
+        return {param.name: param.asnumpy() for param in net.get_parameters()}
+
+    expected, recomputed = weights(), weights(recompute=True)
+    for name, values in recomputed.items():
+        np.testing.assert_allclose(values, expected[name], atol=1e-6)
+
+
+def test_compiled_kernels_leave_fifty_losses_as_they_were(monkeypatch):
+    def losses():
+        ms.set_seed(0)
+        net = ViT(image_size=16, patch_size=4, num_classes=5, dim=24, depth=2, num_heads=3, mlp_dim=48)
+        step = TrainStep(net, CrossEntropy(0.1), Adam(net.trainable_params(), np.full(50, 1e-3, np.float32)),
+                         clip_norm=1.0).set_train()
+        random = np.random.default_rng(0)
+        batches = [(random.normal(size=(8, 3, 16, 16)), random.integers(0, 5, 8)) for _ in range(50)]
+        return [float(step(ms.Tensor(x, ms.float32), ms.Tensor(y, ms.int32)).asnumpy()) for x, y in batches]
+
+    ours = losses()
+    monkeypatch.setenv("MS_VIT_KERNELS", "plain")
+    np.testing.assert_allclose(ours, losses(), atol=1e-4)
 
 
 def test_five_steps_from_one_seed_are_bitwise_the_same():

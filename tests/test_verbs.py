@@ -15,6 +15,7 @@ from PIL import Image
 
 import ms_vit
 from ms_vit import cli
+from ms_vit.device import cache_folder
 from ms_vit.errors import DataError
 from ms_vit.recipe import Recipe
 from ms_vit.training.checkpoint import Checkpoints
@@ -109,6 +110,33 @@ def test_training_says_what_it_will_do_and_how_long_it_takes(trained):
     assert "epoch 2 of 2: loss" in told
     assert "val: 359 decoded images stay in memory" in told
     assert re.search(r"training waited for data \d+\.\d % of the time", told)
+
+
+def test_a_graph_that_was_compiled_before_is_read_and_gives_the_same_bits(trained, root, tmp_path, monkeypatch):
+    """But only by the very same recipe: another rate is another graph."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def losses(name, *options):
+        ran = shell("-m", "ms_vit.train", "--recipe", "digits", "--data.root", root, "--run", tmp_path / name,
+                    "--train.epochs", 2, *TINY, *options)
+        assert ran.code == 0, ran.err
+        return losses_of(tmp_path / name)
+
+    def losses_of(run):
+        lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        return [{key: line[key] for key in line if "loss" in key or "top" in key} for line in lines]
+
+    def graphs():
+        return {folder.name: folder.stat().st_mtime for folder in (cache_folder() / "graphs").iterdir()}
+
+    first = losses("first")
+    assert first == losses_of(trained[0])
+    made = graphs()
+    assert len(made) == 1
+    assert losses("second") == first
+    assert graphs() == made
+    assert losses("other", "--optimizer.lr", 0.002)[-1] != first[-1]
+    assert len(graphs()) == 2
 
 
 def test_the_same_command_again_finds_nothing_to_do(run, trained, root):
@@ -246,6 +274,8 @@ def test_infer_on_nothing_readable_fails(trained, run, tmp_path):
     (["train", "--recipe", "digits", "--train.epochs", "x"], 2, '"train.epochs": expected int, got x'),
     (["train", "--recipe", "digits", "--data.root", "nowhere"], 2, 'run "ms-vit download digits"'),
     (["train", "--recipe", "digits", "--device", "TPU"], 2, 'no device "TPU"'),
+    (["train", "--recipe", "digits", "--train.accumulate", "7"], 2, '"train.accumulate" must divide train.batch_size'),
+    (["train", "--recipe", "digits", "--train.recompute", "true", "--model.dropout", ".1"], 2, '"model.dropout" to be'),
     (["eval", "runs/none", "--data", "x"], 1, "runs/none is not there"),
     (["eval", "runs/none"], 2, "data"),
     (["infer", "runs/none"], 2, "images"),

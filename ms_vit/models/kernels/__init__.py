@@ -1,6 +1,8 @@
 """The operations a ViT is made of, in the form that is fast on the device at hand.
 
 This is the one place that knows about devices and about slow operators. The model (vit.py) reads the same everywhere.
+Each cell has up to three forms, chosen when it is made, so after the device is known: `fused`, compiled for this CPU
+(compiled.py); plain, from operators that are fast on every CPU; native, MindSpore's own fused ones, on GPU and Ascend.
 """
 
 import math
@@ -13,6 +15,10 @@ from mindspore.common.initializer import Constant, HeUniform, initializer
 from ms_vit.models.kernels import compiled
 
 Kind = Literal["exact", "tanh"]
+
+
+def on(device: str) -> bool:
+    return ms.get_context("device_target") == device
 
 
 class Linear(nn.Cell):
@@ -59,13 +65,16 @@ class Gelu(nn.Cell):
 
     def __init__(self, kind: Kind = "exact"):
         super().__init__()
-        self.plain = PlainGelu(kind)
         self.fused = compiled.Gelu(kind) if compiled.wanted() else None
+        self.plain = PlainGelu(kind) if on("CPU") else None
+        self.approximate = "none" if kind == "exact" else "tanh"
 
     def construct(self, x):
         if self.fused is not None and x.dtype == ms.float32:
             return self.fused(x)
-        return self.plain(x)[0]
+        if self.plain is not None:
+            return self.plain(x)[0]
+        return ops.gelu(x, approximate=self.approximate)
 
 
 class PlainGelu(nn.Cell):
@@ -189,7 +198,7 @@ class Attend(nn.Cell):
         self.softmax = ops.Softmax(axis=-1)
         self.fused = compiled.Attention(num_heads) if compiled.wanted() else None
         # The fused operator of Ascend takes widths of a head that are multiples of 16, and no float32.
-        self.flash = ms.get_context("device_target") == "Ascend" and head_dim % 16 == 0 and head_dim <= 512
+        self.flash = on("Ascend") and head_dim % 16 == 0 and head_dim <= 512
 
     def construct(self, qkv):
         if self.rate == 0.0 or not self.training:
