@@ -1,9 +1,11 @@
 """The device at hand: choosing it, and what it can do."""
 
+import ast
 import contextlib
 import hashlib
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,8 +62,9 @@ def graph_cache(what: str) -> Iterator[None]:
     # Half a graph must not be found by the next run: what is new takes its place when all of it is there.
     new = kept.with_name(f"{kept.name}.{os.getpid()}")
     try:
+        ast.parse(Path(sys.argv[0]).read_text())    # MindSpore reads the program that was started, and stumbles over -c
         (kept if kept.is_dir() else new).mkdir(parents=True, exist_ok=True)
-    except OSError:                                 # no home, or one that can't be written
+    except (OSError, ValueError, SyntaxError):      # no such program; no home, or one that can't be written
         yield
         return
     ms.set_context(enable_compile_cache=True, compile_cache_path=str(kept if kept.is_dir() else new))

@@ -56,7 +56,7 @@ def _update(beta1_power, beta2_power, base_lr, beta1, beta2, eps, decoupled,
             ops.assign(param, param * (1 - lr * decay))
         else:
             gradient = gradient + decay * param
-    return ops.depend(True, adam(param, moment1, moment2, beta1_power, beta2_power, lr, beta1, beta2, eps, gradient))
+    return adam(param, moment1, moment2, beta1_power, beta2_power, lr, beta1, beta2, eps, gradient)[0]
 
 
 class Adam(nn.Cell):

@@ -39,7 +39,7 @@ class Linear(nn.Cell):
         return ops.bias_add(self.matmul(x, weight), bias)
 
 
-class PlainLinear(nn.Cell):
+class PlainLinear(compiled.Single):
     """Linear with its gradients written out.
 
     A bias's gradient is the sum of each column: as a matrix product four times faster than the CPU's BiasAddGrad.
@@ -92,7 +92,7 @@ class Gelu(nn.Cell):
         return ops.gelu(x, approximate=self.approximate)
 
 
-class PlainGelu(nn.Cell):
+class PlainGelu(compiled.Single):
     """x * share and the share, which is Phi(x) or stands for it: [...] -> 2 x [...].
 
     The derivative is written out, since Erf's own is slow on the CPU.

@@ -90,7 +90,19 @@ def operator(name: str, shapes: Callable[..., Any], types: Callable[..., Any]) -
     return ops.Custom(f"{library()}:{name}", out_shape=shapes, out_dtype=types, func_type="aot")
 
 
-class Linear(nn.Cell):
+class Single(nn.Cell):
+    """A cell that computes in float32, also in a network of mixed precision.
+
+    Such a network's flags go to all its cells; MindSpore would hand this one float16 and still call it float32.
+    """
+
+    def add_flags(self, **flags):
+        if flags.get("fp16") or flags.get("bf16"):
+            flags |= {"fp16": False, "bf16": False, "fp32": True}
+        super().add_flags(**flags)
+
+
+class Linear(Single):
     """x W^T + b: (x [M, in], W [out, in], b [out]) -> [M, out], float32."""
 
     def __init__(self):
@@ -106,7 +118,7 @@ class Linear(nn.Cell):
         return (self.to_input(dout, weight), *self.to_weight(dout, x))
 
 
-class Gelu(nn.Cell):
+class Gelu(Single):
     """GELU, exact or by tanh: [...] -> [...], float32."""
 
     def __init__(self, kind: Literal["exact", "tanh"]):
@@ -121,7 +133,7 @@ class Gelu(nn.Cell):
         return (self.backward(x, dout),)
 
 
-class LayerNorm(nn.Cell):
+class LayerNorm(Single):
     """(x [..., D], weight [D], bias [D]) -> [..., D], float32."""
 
     def __init__(self, epsilon: float):
@@ -137,7 +149,7 @@ class LayerNorm(nn.Cell):
         return self.backward(x, weight, self.epsilon, dout)
 
 
-class Attention(nn.Cell):
+class Attention(Single):
     """Multi-head attention of queries, keys and values side by side: [B, N, 3 * H * d] -> [B, N, H * d], float32.
 
     The matrix of attention weights never exists as a whole, as in FlashAttention (Dao et al. 2022).
@@ -156,7 +168,7 @@ class Attention(nn.Cell):
         return (self.backward(qkv, self.heads, out, dout),)
 
 
-class SquareSum(nn.Cell):
+class SquareSum(Single):
     """The sum of all squares: [...] -> [1], float32; without a gradient."""
 
     def __init__(self):
