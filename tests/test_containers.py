@@ -175,7 +175,7 @@ def test_the_weights_lie_below_the_key_that_timm_prefers(keys, wanted, tmp_path)
 
 
 def test_the_choice_of_weights_is_timms(torch, tmp_path):
-    pytest.importorskip("torch_cpu", reason="timm is the oracle here")
+    pytest.importorskip("benchmarks.torch_cpu", reason="timm is the oracle here")
     helpers = pytest.importorskip("timm.models._helpers", reason="timm is the oracle here")
     for keys in (["state_dict", "state_dict_ema"], ["model_ema", "model"], ["state_dict", "model"]):
         path = tmp_path / "w.pth"

@@ -50,7 +50,7 @@ def library(name: str) -> None:
     if name in ("timm", "huggingface"):
         reason = f"it is checked with: pip install -e .[{name}]"
         pytest.importorskip("torch", reason=reason)
-        pytest.importorskip("torch_cpu", reason=reason)
+        pytest.importorskip("benchmarks.torch_cpu", reason=reason)
         pytest.importorskip(FORMATS[name].runner, reason=reason)
 
 

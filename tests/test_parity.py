@@ -32,7 +32,7 @@ from ms_vit.models.vit import ViT
 from ms_vit.models.weights import ModelSpec
 
 torch = pytest.importorskip("torch", reason="parity with other libraries needs them: pip install -e .[parity]")
-pytest.importorskip("torch_cpu")
+pytest.importorskip("benchmarks.torch_cpu")
 timm = pytest.importorskip("timm")
 transformers = pytest.importorskip("transformers")
 torchvision = pytest.importorskip("torchvision")

@@ -1,0 +1,85 @@
+"""Our ViT beside others, on this machine: python -m benchmarks.compare --help."""
+
+import datetime
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.contenders import CONTENDERS, INFERENCE_ONLY
+from benchmarks.jobs import MODELS, MODES, Job
+from benchmarks.measure import Entry, measure
+from benchmarks.report import RESULTS, Panel, chart, machine, markdown, save, text
+from ms_vit import cli
+from ms_vit.errors import DataError, UsageError
+
+
+@dataclass
+class Comparison:
+    """Its three files are out/name.json, .md and .png."""
+
+    out: Path
+    name: str
+
+
+def compare(models: str = ",".join(MODELS), modes: str = ",".join(MODES), contenders: str = ",".join(CONTENDERS),
+            python: str = "", rounds: int = 15, out: Path = RESULTS, name: str | None = None) -> Comparison:
+    """Time our ViT, its ONNX export, timm on PyTorch, MindCV and bare matrix products in turns; print tables.
+
+    Args:
+        models: which networks, by commas - ti, cifar, b.
+        modes: train, infer, or both by a comma.
+        contenders: who takes part, by commas; who isn't installed is left out.
+        python: CONTENDER=PYTHON, by commas - runs a contender with another interpreter; one named twice has two rows.
+        rounds: turns of each contender.
+        out: folder of the results.
+        name: of the results' files (default: compare-DATE).
+    """
+    if rounds < 1:
+        raise UsageError('"--rounds" must be at least 1')
+    entries = entries_of(chosen(contenders, CONTENDERS, "contender"), python)
+    here, panels = machine(), []
+    for model in chosen(models, MODELS, "model"):
+        for mode in chosen(modes, MODES, "mode"):
+            job = Job(shape=MODELS[model].shape, batch=MODELS[model].batch, mode=mode)
+            able = [entry for entry in entries if mode == "infer" or entry.contender not in INFERENCE_ONLY]
+            rows, left_out = measure(job, able, rounds=rounds, round_seconds=1.0, title=f"{model} {mode}")
+            panels.append(Panel(MODELS[model].title, job, rows, left_out))
+    if not any(panel.rows for panel in panels):
+        raise DataError(f"no contender could be timed; the first: {panels[0].left_out[0]}")
+
+    notes = ["\n".join(f"Without {line}" for line in panel.left_out) for panel in panels]
+    blocks = [(panel.headline, panel.table(), note) for panel, note in zip(panels, notes, strict=True)]
+    print("\n\n".join("\n".join(filter(None, (head, text(table), note))) for head, table, note in blocks))
+    page = "\n\n".join("\n\n".join(filter(None, (head, markdown(table), note))) for head, table, note in blocks)
+    name = name or f"compare-{datetime.date.today()}"
+    save(out, name, {"machine": here, "rounds": rounds, "panels": [panel.as_dict() for panel in panels]}, page,
+         chart(panels))
+    return Comparison(out, name)
+
+
+def chosen(words: str, known: dict | tuple, what: str) -> list:
+    """The names between commas. Raises UsageError where one is unknown."""
+    names = words.split(",")
+    for name in names:
+        if name not in known:
+            raise UsageError(f'no {what} "{name}"; there are {", ".join(known)}')
+    return names
+
+
+def entries_of(contenders: list[str], python: str) -> list[Entry]:
+    """A row's contender and interpreter each; `python` as the option has it."""
+    given: dict[str, list[str]] = {}
+    for word in filter(None, python.split(",")):
+        contender, _, path = word.partition("=")
+        if contender not in contenders or not path:
+            raise UsageError(f'"--python {word}" is no CONTENDER=PYTHON; contenders are {", ".join(contenders)}')
+        given.setdefault(contender, []).append(path)
+    return [Entry(contender, path) for contender in contenders for path in given.get(contender, [sys.executable])]
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(compare, argv, prog="python -m benchmarks.compare")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
