@@ -1,12 +1,13 @@
 """Our ViT beside others, on this machine: python -m benchmarks.compare --help."""
 
 import datetime
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.contenders import CONTENDERS, INFERENCE_ONLY
-from benchmarks.jobs import MODELS, MODES, Job
+from benchmarks.jobs import MODELS, MODES, Job, chosen
 from benchmarks.measure import Entry, measure
 from benchmarks.report import RESULTS, Panel, chart, machine, markdown, save, text
 from ms_vit import cli
@@ -52,18 +53,11 @@ def compare(models: str = ",".join(MODELS), modes: str = ",".join(MODES), conten
     print("\n\n".join("\n".join(filter(None, (head, text(table), note))) for head, table, note in blocks))
     page = "\n\n".join("\n\n".join(filter(None, (head, markdown(table), note))) for head, table, note in blocks)
     name = name or f"compare-{datetime.date.today()}"
-    save(out, name, {"machine": here, "rounds": rounds, "panels": [panel.as_dict() for panel in panels]}, page,
+    command = (f"python -m benchmarks.compare --models {models} --modes {modes} --contenders {contenders} "
+               f"--rounds {rounds}")
+    save(out, name, {"command": command, "machine": here, "panels": [panel.as_dict() for panel in panels]}, page,
          chart(panels))
     return Comparison(out, name)
-
-
-def chosen(words: str, known: dict | tuple, what: str) -> list:
-    """The names between commas. Raises UsageError where one is unknown."""
-    names = words.split(",")
-    for name in names:
-        if name not in known:
-            raise UsageError(f'no {what} "{name}"; there are {", ".join(known)}')
-    return names
 
 
 def entries_of(contenders: list[str], python: str) -> list[Entry]:
@@ -73,6 +67,8 @@ def entries_of(contenders: list[str], python: str) -> list[Entry]:
         contender, _, path = word.partition("=")
         if contender not in contenders or not path:
             raise UsageError(f'"--python {word}" is no CONTENDER=PYTHON; contenders are {", ".join(contenders)}')
+        if not shutil.which(path):
+            raise UsageError(f'"--python {word}": there is no program {path}')
         given.setdefault(contender, []).append(path)
     return [Entry(contender, path) for contender in contenders for path in given.get(contender, [sys.executable])]
 

@@ -1,7 +1,10 @@
 """What is timed: a network's shape, a batch, and whether it learns or infers. And what that costs on paper."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
+
+from ms_vit.errors import UsageError
 
 Mode = Literal["train", "infer"]
 MODES = get_args(Mode)
@@ -75,3 +78,12 @@ MODELS = {
     "cifar": Model("d192 x 6 layers, patch 4 at 32", vit(192, 6, image_size=32, patch_size=4, num_classes=10), 128),
     "b": Model("ViT-B/16 at 224", vit(768, 12, image_size=224, patch_size=16, num_classes=1000), 8),
 }
+
+
+def chosen(words: str, known: Collection[str], what: str) -> list[Any]:
+    """The names between commas. Raises UsageError where one is unknown."""
+    names = words.split(",")
+    for name in names:
+        if name not in known:
+            raise UsageError(f'no {what} "{name}"; there are {", ".join(known)}')
+    return names

@@ -95,12 +95,8 @@ class Worker:
         command = [entry.python, "-m", "benchmarks.worker", entry.contender, json.dumps(asdict(job))]
         self.log = tempfile.TemporaryFile()        # noqa: SIM115 (closed with the process)
         self.started = time.perf_counter()
-        try:
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
-                                            text=True, env=os.environ | {"PYTHONPATH": path})
-        except OSError as error:
-            self.log.close()
-            raise Failure(f"{entry.python} can't be started: {(error.strerror or str(error)).lower()}") from error
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
+                                        text=True, env=os.environ | {"PYTHONPATH": path})
         assert self.process.stdin and self.process.stdout
         self.requests, self.answers = self.process.stdin, self.process.stdout
 

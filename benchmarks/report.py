@@ -4,7 +4,6 @@ import datetime
 import json
 import os
 import platform
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,7 +43,7 @@ class Panel:
     def headline(self) -> str:
         parameters = sorted({row.parameters for row in self.rows if row.images})
         return (f"{self.title}, {self.job.mode}, batches of {self.job.batch}: "
-                f"{self.job.flops / self.job.batch / 1e9:.3g} GFLOP an image, "
+                f"{number(self.job.flops / self.job.batch / 1e9)} GFLOP an image, "
                 f"{' or '.join(f'{count:,}' for count in parameters)} parameters"
                 + (f", sgemm {self.peak:.0f} GFLOP/s" if self.peak else ""))
 
@@ -57,7 +56,7 @@ class Panel:
                 number(speed.median) if row.images else "",
                 f"{number(speed.min)} - {number(speed.max)}" if row.images else "",
                 f"{speed.median / self.ours:.2f}" if row.images and self.ours else "",
-                f"{gflops:.0f}", f"{100 * gflops / self.peak:.0f} %" if self.peak else "",
+                number(gflops), f"{100 * gflops / self.peak:.0f} %" if self.peak else "",
                 f"{row.first_step:.1f} s", f"{row.peak_bytes / 2**20:,.0f} MiB"]
 
     def as_dict(self) -> dict[str, Any]:
@@ -67,7 +66,7 @@ class Panel:
 
 def number(value: float) -> str:
     """Three digits, or all before the point."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 99.95 else f"{value:#.3g}"
 
 
 def text(rows: list[list[str]]) -> str:
@@ -124,11 +123,13 @@ def chart(panels: list[Panel]) -> Figure:
 
 
 def save(folder: Path, name: str, record: dict[str, Any], page: str, figure: Figure) -> None:
-    """Writes folder/NAME.json, .md (`page`, with the command and the chart) and .png."""
+    """Writes folder/NAME.json, .md (`page`, with the command, the machine and the chart) and .png.
+
+    `record` has "command" and "machine", and whatever else was found.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    command = f"python -m {__package__}.{Path(sys.argv[0]).stem} {' '.join(sys.argv[1:])}".strip()
-    page = f"# {name}\n\n`{command}`\n\n{on(record['machine'])}\n\n{page}\n\n![chart]({name}.png)\n"
-    write(folder / f"{name}.json", lambda path: path.write_text(json.dumps({"command": command} | record, indent=1)))
+    page = f"# {name}\n\n`{record['command']}`\n\n{on(record['machine'])}\n\n{page}\n\n![chart]({name}.png)\n"
+    write(folder / f"{name}.json", lambda path: path.write_text(json.dumps(record, indent=1)))
     write(folder / f"{name}.png", lambda path: figure.savefig(path, dpi=110, format="png"))
     write(folder / f"{name}.md", lambda path: path.write_text(page))
 

@@ -37,7 +37,7 @@ def run(name: str, job: Job):
         for line in sys.stdin:
             yield {"seconds": timed(running, int(line)), "peak_bytes": peak_bytes()}
     except ModuleNotFoundError as error:
-        yield {"error": f"{error.name} is not installed for {sys.executable}"}
+        yield {"error": f"it needs {error.name}, which is not installed"}
     except Exception as error:      # whatever a library raises, the others go on without it
         yield {"error": f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0]}"}
 
