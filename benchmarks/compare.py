@@ -44,14 +44,12 @@ def compare(models: str = ",".join(MODELS), modes: str = ",".join(MODES), conten
             job = Job(shape=MODELS[model].shape, batch=MODELS[model].batch, mode=mode)
             able = [entry for entry in entries if mode == "infer" or entry.contender not in INFERENCE_ONLY]
             rows, left_out = measure(job, able, rounds=rounds, round_seconds=1.0, title=f"{model} {mode}")
-            panels.append(Panel(MODELS[model].title, job, rows, left_out))
+            panels.append(panel := Panel(MODELS[model].title, job, rows, left_out))
+            print("\n".join([panel.headline, text(panel.table()), *panel.notes]), end="\n\n", flush=True)
     if not any(panel.rows for panel in panels):
         raise DataError(f"no contender could be timed; the first: {panels[0].left_out[0]}")
 
-    notes = ["\n".join(f"Without {line}" for line in panel.left_out) for panel in panels]
-    blocks = [(panel.headline, panel.table(), note) for panel, note in zip(panels, notes, strict=True)]
-    print("\n\n".join("\n".join(filter(None, (head, text(table), note))) for head, table, note in blocks))
-    page = "\n\n".join("\n\n".join(filter(None, (head, markdown(table), note))) for head, table, note in blocks)
+    page = "\n\n".join("\n\n".join([panel.headline, markdown(panel.table()), *panel.notes]) for panel in panels)
     name = name or f"compare-{datetime.date.today()}"
     command = (f"python -m benchmarks.compare --models {models} --modes {modes} --contenders {contenders} "
                f"--rounds {rounds}")

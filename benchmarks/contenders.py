@@ -215,13 +215,13 @@ def sgemm_torch(job: Job) -> Running:
 
 
 CONTENDERS: dict[str, Callable[[Job], Running]] = {
+    "sgemm-mindspore": sgemm_mindspore,
+    "sgemm-torch": sgemm_torch,
     "ours": ours,
     "ours-onnx": ours_onnx,
     "timm": timm,
     "timm-compiled": timm_compiled,
     "timm-bf16": timm_bf16,
     "mindcv": mindcv,
-    "sgemm-mindspore": sgemm_mindspore,
-    "sgemm-torch": sgemm_torch,
 }
 INFERENCE_ONLY = {"ours-onnx"}

@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.jobs import Job, Mode, chosen, vit
-from benchmarks.measure import Entry, Row, measure
+from benchmarks.measure import Entry, Row, available_bytes, measure
 from benchmarks.report import RESULTS, machine, markdown, number, save, text
 from ms_vit import cli
 from ms_vit.errors import DataError
@@ -140,12 +140,6 @@ def too_much(last: Point, job: Job) -> str | None:
     if needed > free:
         return f"it may need {needed / 2**30:.0f} GiB of memory, and {free / 2**30:.0f} are free"
     return None
-
-
-def available_bytes() -> int:
-    """Memory that new processes can have without swapping."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
 
 
 def lines(axis: str, points: list[Point]) -> list[list[str]]:

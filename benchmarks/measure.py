@@ -142,11 +142,25 @@ class Worker:
         self.process.send_signal(signal.SIGCONT)
 
 
+def room_for(needed: int) -> None:
+    """Raises Failure where a process of so many bytes would push others out of memory."""
+    if needed > (free := available_bytes()):
+        raise Failure(f"it may need {needed / 2**30:.1f} GiB of memory beside the others, and {free / 2**30:.1f} are "
+                      "free; compare fewer at once")
+
+
+def available_bytes() -> int:
+    """Memory that new processes can have without swapping."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+
+
 def measure(job: Job, entries: list[Entry], *, rounds: int, round_seconds: float, title: str
             ) -> tuple[list[Row], list[str]]:
     """Times a job in `rounds` rounds; a contender's turn lasts about `round_seconds`, or a step where that is longer.
 
-    Returns the rows in the entries' order, and a line about each contender that has none.
+    Returns the rows in the entries' order, and a line about each contender that has none. All processes stay in memory
+    together; whoever would not fit, by the needs of those before, is left out.
     """
     rows: dict[Entry, Row] = {}
     workers: dict[Entry, Worker] = {}
@@ -161,10 +175,12 @@ def measure(job: Job, entries: list[Entry], *, rounds: int, round_seconds: float
     with ExitStack() as stack:
         for entry in entries:
             try:
+                room_for(max((row.peak_bytes for row in rows.values()), default=0))
                 worker = workers[entry] = stack.enter_context(Worker(entry, job))
                 row = rows[entry] = worker.row()
-                row.steps = max(1, round(round_seconds / worker.steps(WARM_UP)["seconds"]))
+                told = worker.steps(WARM_UP)
                 worker.stop()
+                row.steps, row.peak_bytes = max(1, round(round_seconds / told["seconds"])), told["peak_bytes"]
                 say(f"{title}: {row.contender} on {row.framework}, first step after {row.first_step:.1f} s")
             except Failure as failure:
                 leave_out(entry, failure)

@@ -47,6 +47,10 @@ class Panel:
                 f"{' or '.join(f'{count:,}' for count in parameters)} parameters"
                 + (f", sgemm {self.peak:.0f} GFLOP/s" if self.peak else ""))
 
+    @property
+    def notes(self) -> list[str]:
+        return [f"Without {line}" for line in self.left_out]
+
     def table(self) -> list[list[str]]:
         return [HEADER, *(self.line(row) for row in self.rows)]
 

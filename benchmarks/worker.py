@@ -9,6 +9,7 @@ stdin (a number of steps), the seconds of one and the process's highest memory s
 import json
 import sys
 import time
+from collections.abc import Iterator
 from os import dup, dup2, fdopen
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def main(name: str, job: str) -> None:
         answers.write(json.dumps(answer) + "\n")
 
 
-def run(name: str, job: Job):
+def run(name: str, job: Job) -> Iterator[dict[str, Any]]:
     try:
         running = CONTENDERS[name](job)
         timed(running, 1)

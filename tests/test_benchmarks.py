@@ -9,6 +9,7 @@ from PIL import Image
 
 from benchmarks import compare as comparing
 from benchmarks import growth as growing
+from benchmarks import measure as measuring
 from benchmarks.jobs import MODELS, Job, Model, Shape, vit
 from benchmarks.measure import Entry, Failure, Row, Spread, Worker
 from benchmarks.report import Panel
@@ -142,6 +143,13 @@ def test_a_wrong_option_gets_one_line(arguments, told, capsys):
     assert comparing.main(arguments) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
+
+
+def test_a_contender_that_would_not_fit_into_memory_is_not_started(monkeypatch):
+    monkeypatch.setattr(measuring, "available_bytes", lambda: 2 * 2**30)
+    measuring.room_for(2 * 2**30)
+    with pytest.raises(Failure, match=r"it may need 2\.5 GiB of memory beside the others, and 2\.0 are free"):
+        measuring.room_for(5 * 2**29)
 
 
 def test_growth_skips_what_would_take_too_long_or_too_much_memory(monkeypatch):
