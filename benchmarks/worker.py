@@ -6,7 +6,9 @@ Answers are JSON objects, one a line on stdout: what is running, once the first 
 stdin (a number of steps), the seconds of one and the process's highest memory so far. Or {"error": "one line"}.
 """
 
+import ctypes
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -21,8 +23,12 @@ from benchmarks.jobs import Job
 
 PACKAGES = ("mindspore", "mindcv", "ms_vit", "numpy", "onnxruntime", "timm", "torch")
 
+PR_SET_PDEATHSIG = 1            # linux/prctl.h
+
 
 def main(name: str, job: str) -> None:
+    if sys.platform == "linux":     # while it is stopped, it would outlive a driver that is killed
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     answers = fdopen(dup(1), "w", buffering=1)
     dup2(2, 1)                                          # what libraries print is no answer
     for answer in run(name, Job.from_dict(json.loads(job))):
