@@ -59,10 +59,10 @@ def wrong_environment() -> str | None:
     return None
 
 
-def run(function: Callable[..., Any], argv: list[str] | None = None, *,
+def run(function: Callable[..., Any], argv: list[str] | None = None, *, prog: str | None = None,
         arguments: Callable[[Any], None] | None = None,
         call: Callable[[dict[str, Any]], Any] | None = None) -> int:
-    """Runs a verb on its command line; returns the exit code.
+    """Runs a verb on its command line; returns the exit code. `prog` is how it is called, if not `ms-vit VERB`.
 
     `arguments` and `call` are for a verb whose options are not simply its parameters: the first adds them to the
     parser, the second makes the call from those, and only those, that were given.
@@ -74,8 +74,8 @@ def run(function: Callable[..., Any], argv: list[str] | None = None, *,
     from ms_vit import config
     from ms_vit.errors import UserError
 
-    parser = ArgumentParser(prog=f"ms-vit {function.__name__}", description=summary(function), exit_on_error=False,
-                            allow_abbrev=False)
+    parser = ArgumentParser(prog=prog or f"ms-vit {function.__name__}", description=summary(function),
+                            exit_on_error=False, allow_abbrev=False)
     if arguments:
         arguments(parser)
     else:
