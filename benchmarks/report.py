@@ -17,7 +17,7 @@ from benchmarks.measure import Row
 from ms_vit.train import versions
 
 RESULTS = Path(__file__).parent / "results"
-HEADER = ["contender", "on", "images/s", "min - max", "of ours", "GFLOP/s", "of sgemm", "first step", "memory"]
+HEADER = ["contender", "on", "images/s", "min - max", "ours is", "GFLOP/s", "of sgemm", "first step", "memory"]
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Panel:
         return [row.contender, row.framework,
                 number(speed.median) if row.images else "",
                 f"{number(speed.min)} - {number(speed.max)}" if row.images else "",
-                f"{speed.median / self.ours:.2f}" if row.images and self.ours else "",
+                f"{self.ours / speed.median:.2f} x" if row.images and self.ours else "",
                 number(gflops), f"{100 * gflops / self.peak:.0f} %" if self.peak else "",
                 f"{row.first_step:.1f} s", f"{row.peak_bytes / 2**20:,.0f} MiB"]
 

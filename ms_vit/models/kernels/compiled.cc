@@ -2,7 +2,7 @@
 //
 // MindSpore calls these through ops.Custom ("aot"); compiled.py builds this file and wraps them. Every function gets the
 // addresses and shapes of its inputs, then of its outputs, all of them float32 and contiguous; it returns 0.
-// Matrices are row-major. Work is cut into the same tasks on any number of threads, so results don't depend on it.
+// Matrices are row-major. Every sum is taken in one order on any number of threads, so results don't depend on it.
 
 #include <algorithm>
 #include <atomic>
@@ -275,6 +275,7 @@ void pack_panel(Matrix b, int64_t from, int64_t columns, int64_t depth, float* t
 // bias may be null. a_sums [rows], null but for a matrix a that lies transposed (a.row is 1), gets the sums of a's rows.
 void product(Matrix a, Matrix b, const float* bias, float* c, float* a_sums, int64_t rows, int64_t columns,
              int64_t depth) {
+  if (rows == 0 || columns == 0) return;
   const bool transposed = a.row == 1;
   const int64_t panels = (columns + PANEL - 1) / PANEL, blocks = (rows + HEIGHT - 1) / HEIGHT;
   float* packed = scratch(0, panels * PANEL * depth);
