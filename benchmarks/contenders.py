@@ -86,6 +86,12 @@ def ours(job: Job) -> Running:
     return on_mindspore(job, net, train_step)
 
 
+def ours_plain(job: Job) -> Running:
+    """Where there is no C++ compiler."""
+    os.environ["MS_VIT_KERNELS"] = "plain"
+    return ours(job)
+
+
 def mindcv(job: Job) -> Running:
     """As MindCV's train.py puts it together, whose GELU is the tanh form."""
     import mindspore as ms
@@ -218,6 +224,7 @@ CONTENDERS: dict[str, Callable[[Job], Running]] = {
     "sgemm-mindspore": sgemm_mindspore,
     "sgemm-torch": sgemm_torch,
     "ours": ours,
+    "ours-plain": ours_plain,
     "ours-onnx": ours_onnx,
     "timm": timm,
     "timm-compiled": timm_compiled,

@@ -71,8 +71,8 @@ def test_rows_are_set_against_ours_and_the_faster_sgemm():
     rows = [row("ours", [0.5, 4.0, 1.0]), row("timm", [2.0, 2.0, 3.0]),
             row("sgemm-torch", [0.2], images=0), row("sgemm-mindspore", [0.1, 0.1, 9.0], images=0)]
     _, ours, timm, sgemm, _ = Panel("small", job, rows, []).table()
-    assert ours[2:7] == ["8.00", "2.00 - 16.0", "1.00", "2.00", "10 %"]
-    assert timm[2:7] == ["4.00", "2.67 - 4.00", "0.50", "1.00", "5 %"]
+    assert ours[2:7] == ["8.00", "2.00 - 16.0", "1.00 x", "2.00", "10 %"]
+    assert timm[2:7] == ["4.00", "2.67 - 4.00", "2.00 x", "1.00", "5 %"]
     assert sgemm[2:7] == ["", "", "", "10.0", "50 %"]
 
 

@@ -124,7 +124,9 @@ def test_steps_lower_the_loss_of_a_batch():
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_float16_steps_follow_float32_and_leave_out_an_overflow():
+@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
+def test_float16_steps_follow_float32_and_leave_out_an_overflow(mode):
+    ms.set_context(mode=mode)
     _, _, step32 = small_step()
     expected = [float(step32(*batch()).asnumpy()) for _ in range(8)]
     net, optimizer, step = small_step(scale_loss=True)

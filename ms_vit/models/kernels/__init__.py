@@ -85,10 +85,11 @@ class Gelu(nn.Cell):
         self.approximate = "none" if kind == "exact" else "tanh"
 
     def construct(self, x):
-        if self.fused is not None and x.dtype == ms.float32:
-            return self.fused(x)
-        if self.plain is not None:
-            return self.plain(x)[0]
+        if x.dtype == ms.float32:
+            if self.fused is not None:
+                return self.fused(x)
+            if self.plain is not None:
+                return self.plain(x)[0]
         return ops.gelu(x, approximate=self.approximate)
 
 

@@ -93,9 +93,9 @@ def operator(name: str, shapes: Callable[..., Any], types: Callable[..., Any]) -
 
 
 class Single(nn.Cell):
-    """A cell that computes in float32, also in a network of mixed precision.
+    """A cell for float32 alone, which the flags of mixed precision leave as it is.
 
-    Such a network's flags go to all its cells; MindSpore would hand this one float16 and still call it float32.
+    They go to all cells of a network; in PyNative mode this one would be handed float16 where its caller saw float32.
     """
 
     def add_flags(self, **flags):
