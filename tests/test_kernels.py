@@ -68,20 +68,8 @@ class Layer(nn.Cell):
         return self.linear(x, self.weight, self.bias)
 
 
-@settings(max_examples=12, deadline=None)
-@given(m=st.integers(1, 210), k=st.integers(1, 800), n=st.integers(1, 140))
-def test_a_compiled_linear_layer_equals_float64_for_any_shape(m, k, n):
-    if not compiled.wanted():
-        pytest.skip("no C++ compiler on this machine")
-    check_linear(m, k, n)
-
-
-@pytest.mark.parametrize("shape", [(3, 5, 7), (197, 192, 64)])
-def test_a_linear_layer_and_its_gradients_equal_float64(form, shape):
-    check_linear(*shape)
-
-
-def check_linear(m, k, n):
+@pytest.mark.parametrize(("m", "k", "n"), [(1, 1, 1), (3, 5, 7), (197, 192, 64)])
+def test_a_linear_layer_and_its_gradients_equal_float64(m, k, n):
     x, weight, bias, dout = normal(m, k), normal(n, k, seed=1), normal(n, seed=2), normal(m, n, seed=3)
     layer = Layer(weight, bias)
     close(layer(ms.Tensor(x)), x.astype(np.float64) @ weight.T.astype(np.float64) + bias, scale=4 * math.sqrt(k))
@@ -91,7 +79,7 @@ def check_linear(m, k, n):
         close(ours, wanted, scale=4 * math.sqrt(terms))
 
 
-def test_a_dense_layer_equals_the_native_one(form):
+def test_a_dense_layer_equals_the_native_one():
     ours, native = kernels.Dense(20, 12), nn.Dense(20, 12)
     native.weight.set_data(ours.weight)
     native.bias.set_data(ours.bias)
@@ -250,12 +238,12 @@ if sys.argv[1] == "1":
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 sys.path.insert(0, "tests")
 import mindspore as ms
-from test_kernels import Layer, gradients_of, kernels, normal
+from test_kernels import gradients_of, kernels, normal
 from ms_vit.models.kernels import compiled
 assert compiled.wanted()
 digest = hashlib.sha256()
-cells = [(Layer(normal(70, 50), normal(70)), (300, 50), (300, 70)), (kernels.Attend(3, 20), (2, 90, 180), (2, 90, 60)),
-         (kernels.LayerNorm(48), (500, 48), (500, 48))]
+cells = [(kernels.Attend(3, 20), (2, 90, 180), (2, 90, 60)), (kernels.LayerNorm(48), (500, 48), (500, 48)),
+         (kernels.Gelu("exact"), (500, 48), (500, 48))]
 for cell, inputs, outputs in cells:
     for tensor in gradients_of(cell, [ms.Tensor(normal(*inputs))], ms.Tensor(normal(*outputs, seed=1))):
         digest.update(tensor.asnumpy().tobytes())

@@ -26,16 +26,12 @@ class Linear(nn.Cell):
 
     def __init__(self):
         super().__init__()
-        self.fused = compiled.Linear() if compiled.wanted() else None
         self.plain = PlainLinear() if on("CPU") else None
         self.matmul = ops.MatMul(transpose_b=True)
 
     def construct(self, x, weight, bias):
-        if x.dtype == ms.float32:
-            if self.fused is not None:
-                return self.fused(x, weight, bias)
-            if self.plain is not None:
-                return self.plain(x, weight, bias)
+        if self.plain is not None and x.dtype == ms.float32:
+            return self.plain(x, weight, bias)
         return ops.bias_add(self.matmul(x, weight), bias)
 
 

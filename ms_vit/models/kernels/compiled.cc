@@ -28,8 +28,6 @@ class Pool {
     helpers_ = threads - 1;
   }
 
-  int threads() const { return helpers_ + 1; }
-
   // task(0) ... task(count - 1), in any order, several at a time.
   void run(int64_t count, const std::function<void(int64_t)>& task) {
     std::lock_guard<std::mutex> one_call_at_a_time(calls_);
@@ -73,8 +71,6 @@ class Pool {
 };
 
 Pool* pool = nullptr;  // never destroyed: its threads sleep in it until the process ends
-
-int threads() { return pool == nullptr ? 1 : pool->threads(); }
 
 void parallel(int64_t count, const std::function<void(int64_t)>& task) {
   if (pool == nullptr || count == 1) {
@@ -247,75 +243,6 @@ const float* zeros(int64_t size) {
   return buffer.data();
 }
 
-// --- large matrix products, on all threads
-
-constexpr int64_t PANEL = COLUMNS * W;  // columns that lie together once b is packed
-constexpr int64_t DEPTH = 384;          // of a panel's slice: 96 KB, in a core's own cache while a block of rows uses it
-constexpr int64_t HEIGHT = 16 * ROWS;   // rows of a block
-
-// Columns [from, from + PANEL) of b [depth, columns], row by row, filled up with zeros.
-void pack_panel(Matrix b, int64_t from, int64_t columns, int64_t depth, float* to) {
-  const int64_t width = std::min(PANEL, columns - from);
-  const float* at = b.at + from * b.column;
-  if (b.column == 1) {
-    for (int64_t k = 0; k < depth; ++k) {
-      std::copy_n(at + k * b.row, width, to + k * PANEL);
-      std::fill(to + k * PANEL + width, to + (k + 1) * PANEL, 0.0f);
-    }
-    return;
-  }
-  if (width < PANEL) std::fill(to, to + depth * PANEL, 0.0f);
-  for (int64_t first = 0; first < depth; first += W)  // a transposition, by squares that fit into the nearest cache
-    for (int64_t n = 0; n < width; ++n)
-      for (int64_t k = first; k < std::min(depth, first + W); ++k) to[k * PANEL + n] = at[n * b.column + k * b.row];
-}
-
-// c[rows, columns] = a[rows, depth] b[depth, columns] + bias[columns], all of c together in memory.
-//
-// bias may be null. a_sums [rows], null but for a matrix a that lies transposed (a.row is 1), gets the sums of a's rows.
-void product(Matrix a, Matrix b, const float* bias, float* c, float* a_sums, int64_t rows, int64_t columns,
-             int64_t depth) {
-  if (rows == 0 || columns == 0) return;
-  const bool transposed = a.row == 1;
-  const int64_t panels = (columns + PANEL - 1) / PANEL, blocks = (rows + HEIGHT - 1) / HEIGHT;
-  float* packed = scratch(0, panels * PANEL * depth);
-  float* start = scratch(1, panels * PANEL);
-  std::fill(start, start + panels * PANEL, 0.0f);
-  if (bias != nullptr) std::copy_n(bias, columns, start);
-  parallel(panels, [&](int64_t p) { pack_panel(b, p * PANEL, columns, depth, packed + p * PANEL * depth); });
-  // Few blocks are cut into groups of panels, too, so that the threads end together. Each group reads its block of a, and
-  // a transposed one costs more to read.
-  const int64_t groups = std::min(panels, std::max<int64_t>(1, (transposed ? 4 : 32) * threads() / blocks));
-  parallel(blocks * groups, [&](int64_t task) {
-    const int64_t first = task / groups * HEIGHT, height = std::min(HEIGHT, rows - first), group = task % groups;
-    float* narrow = scratch(2, HEIGHT * PANEL);
-    for (int64_t k = 0; k < depth; k += DEPTH) {
-      const int64_t slice = std::min(DEPTH, depth - k);
-      Matrix part = {a.at + first * a.row + k * a.column, a.row, a.column};
-      if (transposed) {  // its rows would touch a cache line for each number
-        float* together = scratch(3, HEIGHT * DEPTH);
-        for (int64_t i = 0; i < slice; ++i) std::copy_n(part.at + i * a.column, height, together + i * HEIGHT);
-        part = {together, 1, HEIGHT};
-        if (a_sums != nullptr && group == 0) {
-          if (k == 0) std::fill(a_sums + first, a_sums + first + height, 0.0f);
-          for (int64_t i = 0; i < slice; ++i)
-            for (int64_t r = 0; r < height; ++r) a_sums[first + r] += together[i * HEIGHT + r];
-        }
-      }
-      for (int64_t p = panels * group / groups; p < panels * (group + 1) / groups; ++p) {
-        const int64_t width = std::min(PANEL, columns - p * PANEL);
-        float* out = width < PANEL ? narrow : c + first * columns + p * PANEL;
-        const int64_t out_row = width < PANEL ? PANEL : columns;
-        multiply(part, packed + (p * depth + k) * PANEL, PANEL, k == 0 ? start + p * PANEL : out, k == 0 ? 0 : out_row,
-                 out, out_row, height, PANEL, slice);
-        if (width < PANEL && k + DEPTH >= depth)
-          for (int64_t r = 0; r < height; ++r)
-            std::copy_n(narrow + r * PANEL, width, c + (first + r) * columns + p * PANEL);
-      }
-    }
-  });
-}
-
 // --- attention
 
 // One head of one image, cut out of [N, 3 * H * d].
@@ -438,29 +365,6 @@ KERNEL(square_sum) {
   double sum = 0;
   for (const double part : sums) sum += part;
   floats(addresses)[1][0] = static_cast<float>(sum);
-  return 0;
-}
-
-// x [M, K], weight [N, K], bias [N] -> y [M, N]
-KERNEL(linear) {
-  const int64_t m = shapes[0][0], k = shapes[0][1], n = shapes[1][0];
-  product({floats(addresses)[0], k, 1}, {floats(addresses)[1], 1, k}, floats(addresses)[2], floats(addresses)[3],
-          nullptr, m, n, k);
-  return 0;
-}
-
-// dy [M, N], weight [N, K] -> dx [M, K]
-KERNEL(linear_input_grad) {
-  const int64_t m = shapes[0][0], n = shapes[0][1], k = shapes[1][1];
-  product({floats(addresses)[0], n, 1}, {floats(addresses)[1], k, 1}, nullptr, floats(addresses)[2], nullptr, m, k, n);
-  return 0;
-}
-
-// dy [M, N], x [M, K] -> dweight [N, K], dbias [N]
-KERNEL(linear_weight_grad) {
-  const int64_t m = shapes[0][0], n = shapes[0][1], k = shapes[1][1];
-  product({floats(addresses)[0], 1, n}, {floats(addresses)[1], k, 1}, nullptr, floats(addresses)[2], floats(addresses)[3],
-          n, k, m);
   return 0;
 }
 

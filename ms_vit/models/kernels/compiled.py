@@ -104,22 +104,6 @@ class Single(nn.Cell):
         super().add_flags(**flags)
 
 
-class Linear(Single):
-    """x W^T + b: (x [M, in], W [out, in], b [out]) -> [M, out], float32."""
-
-    def __init__(self):
-        super().__init__()
-        self.forward = operator("linear", lambda x, w, b: [x[0], w[0]], lambda x, w, b: x)
-        self.to_input = operator("linear_input_grad", lambda dy, w: [dy[0], w[1]], lambda dy, w: dy)
-        self.to_weight = operator("linear_weight_grad", lambda dy, x: ([dy[1], x[1]], [dy[1]]), lambda dy, x: (x, x))
-
-    def construct(self, x, weight, bias):
-        return self.forward(x, weight, bias)
-
-    def bprop(self, x, weight, bias, out, dout):
-        return (self.to_input(dout, weight), *self.to_weight(dout, x))
-
-
 class Gelu(Single):
     """GELU, exact or by tanh: [...] -> [...], float32."""
 
