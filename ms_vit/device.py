@@ -72,13 +72,13 @@ def graph_cache(what: str) -> Iterator[None]:
         yield
         if new.is_dir() and not kept.is_dir():
             new.rename(kept)
-            forget_all_but_newest(kept.parent)
+        forget_all_but_newest(kept.parent)
     finally:
         ms.set_context(enable_compile_cache=False)
         shutil.rmtree(new, ignore_errors=True)
 
 
 def forget_all_but_newest(folder: Path, keep: int = 16) -> None:
-    made = sorted((entry for entry in folder.iterdir() if not entry.suffix), key=lambda entry: entry.stat().st_mtime)
-    for entry in made[:-keep]:
+    """Those that killed runs left half-made go this way, too."""
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.stat().st_mtime)[:-keep]:
         shutil.rmtree(entry, ignore_errors=True)

@@ -21,13 +21,19 @@ from ms_vit.models.vit import ViT
 TOLERANCE = 1e-5        # of the largest value
 
 
+@pytest.fixture(scope="module")
+def compiler():
+    if not compiled.wanted():
+        pytest.skip("no C++ compiler on this machine")
+
+
 @pytest.fixture(params=["compiled", "plain"])
 def form(request, monkeypatch):
     """Cells made in the test have this form."""
     if request.param == "plain":
         monkeypatch.setenv("MS_VIT_KERNELS", "plain")
-    elif not compiled.wanted():
-        pytest.skip("no C++ compiler on this machine")
+    else:
+        request.getfixturevalue("compiler")
     return request.param
 
 
@@ -98,10 +104,8 @@ def test_gelu_and_its_gradient_equal_the_definition(form, kind):
     close(gelu(tensor), nn.GELU(approximate=kind == "tanh")(tensor).asnumpy())
 
 
-def test_exact_gelu_keeps_its_digits_far_below_zero():
+def test_exact_gelu_keeps_its_digits_far_below_zero(compiler):
     """Where Phi(x) is small, 1 + erf has lost most of its digits."""
-    if not compiled.wanted():
-        pytest.skip("no C++ compiler on this machine")
     x = np.linspace(-12, -1, 500).astype(np.float32)
     expected = np.array([0.5 * v * math.erfc(-v / math.sqrt(2)) for v in x.astype(np.float64)])
     np.testing.assert_allclose(kernels.Gelu("exact")(ms.Tensor(x)).asnumpy(), expected, rtol=2e-5)
@@ -169,9 +173,7 @@ def check_attention(attend, qkv, dout):
 
 @settings(max_examples=10, deadline=None)
 @given(batch=st.integers(1, 3), tokens=st.integers(1, 230), heads=st.integers(1, 4), dim=st.integers(1, 80))
-def test_compiled_attention_equals_the_definition_for_any_shape(batch, tokens, heads, dim):
-    if not compiled.wanted():
-        pytest.skip("no C++ compiler on this machine")
+def test_compiled_attention_equals_the_definition_for_any_shape(compiler, batch, tokens, heads, dim):
     qkv, dout = normal(batch, tokens, 3 * heads * dim), normal(batch, tokens, heads * dim, seed=1)
     check_attention(kernels.Attend(heads, dim), qkv, dout)
 
@@ -252,9 +254,7 @@ print(digest.hexdigest())
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system can't tie a process to a core")
-def test_one_core_and_all_of_them_give_the_same_bits():
-    if not compiled.wanted():
-        pytest.skip("no C++ compiler on this machine")
+def test_one_core_and_all_of_them_give_the_same_bits(compiler):
     bits = [subprocess.run([sys.executable, "-c", BITS, cores], capture_output=True, text=True, check=True).stdout
             for cores in ("1", "all")]
     assert len(bits[0].strip()) == 64
@@ -268,19 +268,17 @@ def test_without_a_compiler_networks_are_plain(monkeypatch):
 
 def test_a_compiler_that_fails_is_told_in_a_line_and_leaves_nothing(monkeypatch, tmp_path, capsys):
     broken = tmp_path / "broken-c++"
-    broken.write_text("#!/bin/sh\n[ $1 = --version ] || exit 1\n")
+    broken.write_text("#!/bin/sh\n[ $1 = --version ] || { echo 'no room on the drum' >&2; exit 1; }\n")
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert compiled.library.__wrapped__() is None
     told, = capsys.readouterr().err.splitlines()
-    assert "slower operators" in told and str(broken) in told
+    assert "slower operators" in told and str(broken) in told and "(no room on the drum); name another" in told
     assert list((tmp_path / "cache" / "ms-vit").iterdir()) == []
 
 
-def test_the_kernels_are_built_once(monkeypatch, tmp_path):
-    if not compiled.wanted():
-        pytest.skip("no C++ compiler on this machine")
+def test_the_kernels_are_built_once(compiler, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     built = compiled.library.__wrapped__()
     monkeypatch.setattr(compiled, "build", lambda *_: pytest.fail("built again"))

@@ -88,7 +88,7 @@ void pieces(int64_t size, int64_t grain, const Body& body) {
 
 // --- functions of one number
 
-// e^x for x <= 0, to 1e-7 relative; 0 below -87.
+// e^x for x <= 0, to 1e-7 relative; below -87, where float32 ends, e^-87.
 inline float exp_negative(float x) {
   x = std::max(x, -87.0f);
   const int n = static_cast<int>(x * 1.44269504f - 0.5f);  // to the nearest, since x <= 0

@@ -57,15 +57,17 @@ def library() -> Path | None:
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))), None)
     if compiler is None:
         return None
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-    key = hashlib.sha256("\0".join([SOURCE.read_text(), version, *FLAGS, processor()]).encode()).hexdigest()[:16]
-    built = cache_folder() / f"kernels-{key}.so"
     try:
+        version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+        key = hashlib.sha256("\0".join([SOURCE.read_text(), version, *FLAGS, processor()]).encode()).hexdigest()[:16]
+        built = cache_folder() / f"kernels-{key}.so"
         if not built.is_file():
             build(compiler, built)
         ctypes.CDLL(str(built)).use_threads(cpu_count())
     except (OSError, subprocess.CalledProcessError) as error:
-        say(f"going on with MindSpore's slower operators: {compiler} can't build {SOURCE.name} ({error})")
+        told = (getattr(error, "stderr", "") or str(error)).strip().splitlines() or ["it doesn't say why"]
+        say(f"going on with MindSpore's slower operators: {compiler} can't build {SOURCE.name} ({told[0]}); "
+            "name another compiler by CXX")
         return None
     return built
 
@@ -75,7 +77,7 @@ def build(compiler: str, built: Path) -> None:
     built.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=built.parent) as folder:
         part = Path(folder) / built.name
-        subprocess.run([compiler, *FLAGS, "-o", str(part), str(SOURCE)], check=True, capture_output=True)
+        subprocess.run([compiler, *FLAGS, "-o", str(part), str(SOURCE)], check=True, capture_output=True, text=True)
         part.replace(built)
 
 
