@@ -35,7 +35,7 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
         device: CPU, GPU or Ascend (default: what MindSpore finds).
         engine: mindspore, or onnx: ONNX Runtime on the CPU, by an export that is made once and kept beside the weights.
     """
-    from ms_vit.data.pipeline import folder_pipeline, numpy_batches
+    from ms_vit.data.pipeline import folder_pipeline, naming_bad_images, numpy_batches
     from ms_vit.predictor import Predictor, score
     from ms_vit.training.checkpoint import run_folder
 
@@ -43,7 +43,8 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
     labels, data = predictor.spec.labels, Path(data)
     batches = folder_pipeline(data / split, labels, predictor.spec.preprocessing, batch_size=batch_size, training=False,
                               workers=workers)
-    scores = score(predictor.logits, numpy_batches(batches), classes=len(labels), total=batches.get_dataset_size())
+    with naming_bad_images():
+        scores = score(predictor.logits, numpy_batches(batches), classes=len(labels), total=batches.get_dataset_size())
 
     out = Path(out or run_folder(predictor.weights) / "eval.json")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Trainin
 
     from ms_vit.data.labels import labels_for
     from ms_vit.data.memory import memory_share
-    from ms_vit.data.pipeline import folder_pipeline, numpy_batches
+    from ms_vit.data.pipeline import folder_pipeline, naming_bad_images, numpy_batches
     from ms_vit.device import amp_level, graph_cache, use_device
     from ms_vit.engines import native
     from ms_vit.models.kernels import compiled
@@ -135,7 +135,8 @@ def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Trainin
                     save=save)
     guard = Divergence(steps, chance=math.log(len(labels)), checkpoints=checkpoints)
     if state.epoch < recipe.train.epochs:
-        with graph_cache(f"{recipe.as_dict()} {config} {learning_rates.tolist()} {device} {precision} {operators}"):
+        graph = f"{recipe.as_dict()} {config} {learning_rates.tolist()} {device} {precision} {operators}"
+        with graph_cache(graph), naming_bad_images():
             Model(step).train(recipe.train.epochs, batches, callbacks=[steps, guard, epochs, data_wait],
                               dataset_sink_mode=False, initial_epoch=state.epoch)
         draw_curves(run / "metrics.jsonl", run / "curves.png", f"{run.name}: {recipe.model.name} on {recipe.data.name}")

@@ -235,6 +235,24 @@ def test_a_predictor_gives_sorted_probabilities_for_paths_and_pictures(trained, 
         predictor(["nothing.png"])
 
 
+@pytest.mark.parametrize("epochs", [1, 2])      # from the files, and from memory
+def test_a_damaged_image_ends_training_with_its_name(root, tmp_path, run, epochs):
+    shutil.copytree(root / "digits", tmp_path / "digits")
+    damaged = sorted((tmp_path / "digits/train/5").iterdir())[50]
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    ran = run("train", "--recipe", "digits", "--data.root", tmp_path, "--run", tmp_path / "run", *TINY,
+              "--train.epochs", epochs)
+    assert ran.code == 1
+    assert str(damaged) in ran.mistake and "can't be decoded; remove it" in ran.mistake
+
+
+def test_a_damaged_image_ends_eval_with_its_name(trained, root, run, tmp_path):
+    shutil.copytree(root / "digits/val", tmp_path / "val")
+    damaged = sorted((tmp_path / "val/3").iterdir())[7]
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    assert str(damaged) in run("eval", trained[0], "--data", tmp_path).mistake
+
+
 def test_infer_draws_and_lists_what_it_can_read_and_counts_the_rest(trained, root, run, tmp_path):
     pictures = tmp_path / "pictures"
     shutil.copytree(root / "digits" / "infer", pictures / "deep")

@@ -1,5 +1,7 @@
 """Folder -> batches: [B, 3, H, W] float32 and labels [B] int32, by mindspore.dataset."""
 
+import contextlib
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -94,6 +96,18 @@ def numpy_batches(pipeline: ds.Dataset) -> Iterator[tuple[np.ndarray, np.ndarray
     iterator = pipeline.create_tuple_iterator(num_epochs=1, output_numpy=True)
     interruptible()
     return iterator
+
+
+@contextlib.contextmanager
+def naming_bad_images() -> Iterator[None]:
+    """Raises DataError with the file's name where MindSpore's pipeline, run inside, can't decode an image."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.search(r"corresponding data file is: (.+?)\. \w+:", str(error))
+        if not found:
+            raise
+        raise DataError(f'{found[1]} can\'t be decoded; remove it ("ms-vit check" finds all such files)') from error
 
 
 def interruptible() -> None:
