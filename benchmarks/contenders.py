@@ -57,7 +57,7 @@ def cores() -> int:
 # --- MindSpore
 
 def on_mindspore(job: Job, net: Any, train_step: Callable[[], Any]) -> Running:
-    """`train_step` makes the cell (images, labels) -> loss for training."""
+    """`train_step` makes the cell (images, labels) -> loss, or a tuple that begins with it, for training."""
     import mindspore as ms
 
     training = job.mode == "train"
@@ -65,11 +65,16 @@ def on_mindspore(job: Job, net: Any, train_step: Callable[[], Any]) -> Running:
     cell, arguments = (train_step(), arguments) if training else (net, arguments[:1])
     cell.set_train(training)
     parameters = sum(parameter.size for parameter in net.trainable_params())
-    return Running(lambda: cell(*arguments).asnumpy(), f"MindSpore {ms.__version__}", parameters, job.batch, job.flops)
+
+    def step() -> Any:
+        result = cell(*arguments)
+        return (result[0] if isinstance(result, tuple) else result).asnumpy()
+
+    return Running(step, f"MindSpore {ms.__version__}", parameters, job.batch, job.flops)
 
 
 def ours(job: Job) -> Running:
-    """As ms_vit/train.py and predictor.py put it together."""
+    """As training/run.py and predictor.py put it together."""
     from ms_vit.device import use_device
     from ms_vit.models.vit import ViT
     from ms_vit.training.loss import CrossEntropy

@@ -94,16 +94,16 @@ def make_folder(job: Job, split: Path) -> None:
 
 def ours(job: Job, mode: str, split: Path, *, keep: int) -> Callable[[], int]:
     from ms_vit.data.labels import Labels
-    from ms_vit.data.pipeline import folder_pipeline, numpy_batches
+    from ms_vit.data.pipeline import Batches, numpy_batches
     from ms_vit.data.transforms import Preprocessing
     from ms_vit.recipe import Augment
 
     ids = [f"class{number}" for number in range(CLASSES)]
     preprocessing = (Preprocessing(image_size=job.image_size, transforms=Augment().train) if mode == "training"
                      else Preprocessing(image_size=job.image_size))
-    batches = folder_pipeline(split, Labels(ids, ids), preprocessing, batch_size=job.batch, training=mode == "training",
-                              keep=keep)
-    return lambda: sum(len(labels) for _, labels in numpy_batches(batches))
+    batches = Batches(split, Labels(ids, ids), preprocessing, batch_size=job.batch, training=mode == "training",
+                      keep=keep)
+    return lambda: sum(len(labels) for _, labels in numpy_batches(batches.epoch()))
 
 
 def torchs(job: Job, mode: str, split: Path) -> Callable[[], int]:

@@ -1,24 +1,17 @@
 """ms-vit check: read every image of a folder and report what is wrong with it."""
 
-import hashlib
-import io
 import sys
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from ms_vit import cli
-from ms_vit.data.folder import IMAGE_EXTENSIONS, SPLITS, class_folders, files_in
+from ms_vit.data.folder import SPLITS, class_folders, files_in
+from ms_vit.data.inspection import Seen, inspect
 from ms_vit.data.labels import names_of
-from ms_vit.data.threads import each
 from ms_vit.errors import DataError
 from ms_vit.progress import say
 
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "PPM", "TIFF")  # what MindSpore's Decode reads, in Pillow's names
-OTHER_FORMATS = (".webp", ".gif", ".avif", ".heic", ".heif", ".jp2", ".tga")  # images that it doesn't read
 MAX_ROWS = 20  # classes that are listed one by one
 MAX_PROBLEMS = 20  # of which people are shown so many; the result holds all
 
@@ -48,15 +41,6 @@ class Check:
         return 0 if self.ok else 1
 
 
-@dataclass(frozen=True)
-class Seen:
-    """A file as it was read: `problem` is None for a good image, whose bytes have the SHA-256 `hash`."""
-
-    path: Path
-    problem: str | None
-    hash: str
-
-
 def check(folder: Path) -> Check:
     """Read every image of a folder and report what is wrong with it.
 
@@ -71,9 +55,7 @@ def check(folder: Path) -> Check:
     if not splits:
         raise DataError(f"{folder} has no train/, val/ or test/; give a folder that holds train/CLASS/IMAGE files")
     paths = [path for name in (*splits, "infer") for path in files_in(folder / name)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        seen = list(each(look_at, paths, f"checking {folder}", "images"))
+    seen = list(inspect(paths, f"checking {folder}"))
 
     good = [image for image in seen if image.problem is None]
     counts = {name: {child.name: 0 for child in class_folders(folder / name)} for name in splits}
@@ -83,41 +65,16 @@ def check(folder: Path) -> Check:
         split, *inner = image.path.relative_to(folder).parts
         if split == "infer":
             infer += 1
-        elif len(inner) > 1:
+        elif len(inner) == 2:
             counts[split][inner[0]] += 1
+        elif len(inner) > 2:
+            problems.append(f"{split}/{'/'.join(inner)}: lies deeper than its class folder; move it up into it")
         else:
             problems.append(f"{split}/{inner[0]}: lies in no class folder; move it into one")
     problems += empty_classes(counts) + mismatches(counts) + duplicates(folder, good)
     result = Check(not problems, problems, len(good), counts, infer, round(time.monotonic() - began, 3))
     report(folder, result)
     return result
-
-
-def look_at(path: Path) -> Seen:
-    """Reads a file to its last pixel."""
-    extension = path.suffix.lower()
-    if extension in OTHER_FORMATS:
-        return Seen(path, f"MindSpore doesn't read {extension}; convert it to .jpg or .png", "")
-    if extension not in IMAGE_EXTENSIONS:
-        return Seen(path, "is no image; move it elsewhere", "")
-    try:
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-    except Exception as error:  # a damaged image makes Pillow's many readers raise nearly anything
-        return Seen(path, f"can't be read ({reason(error)}); replace or remove it", "")
-    if image.format not in FORMATS:
-        return Seen(path, f"is {image.format} inside, which MindSpore doesn't read; convert it", "")
-    return Seen(path, None, hashlib.sha256(content).hexdigest())
-
-
-def reason(error: Exception) -> str:
-    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return "it claims more pixels than a photo has"
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "it is empty or no image inside"
-    text = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
-    return text[:1].lower() + text[1:]
 
 
 def empty_classes(counts: dict[str, dict[str, int]]) -> list[str]:

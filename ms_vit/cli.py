@@ -28,6 +28,7 @@ VERBS = {
     "infer": "name what is on pictures, and draw it on them",
     "export": "write a network for another library, run that and compare",
 }
+GOES_ON = ("download", "train")     # where an interrupted verb stopped, it goes on
 USAGE = "usage: ms-vit VERB ...\n\n" + "\n".join(f"  {verb:10}{does}" for verb, does in VERBS.items()) + """
 
 ms-vit VERB --help tells a verb's options. Each verb also takes
@@ -97,7 +98,8 @@ def run(function: Callable[..., Any], argv: list[str] | None = None, *, prog: st
     except UserError as error:
         return fail(str(error), error.exit_code, debug)
     except KeyboardInterrupt as interrupt:
-        return fail("interrupted; the same command again goes on", 143 if interrupt.args else 130, debug)
+        again = "; the same command again goes on" if function.__name__ in GOES_ON else ""
+        return fail(f"interrupted{again}", 128 + (interrupt.args or (signal.SIGINT,))[0], debug)
     except OSError as error:
         return fail(explain_os_error(error), 1, debug)
     if as_json:

@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from ms_vit import cli
+from ms_vit import cli, signals
 from ms_vit.progress import say
 
 
@@ -35,16 +35,17 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
         device: CPU, GPU or Ascend (default: what MindSpore finds).
         engine: mindspore, or onnx: ONNX Runtime on the CPU, by an export that is made once and kept beside the weights.
     """
-    from ms_vit.data.pipeline import folder_pipeline, naming_bad_images, numpy_batches
-    from ms_vit.predictor import Predictor, score
-    from ms_vit.training.checkpoint import run_folder
+    with signals.caught(at_once=True):      # MindSpore's threads, which begin when it is imported, inherit that
+        from ms_vit.data.pipeline import Batches, naming_bad_images, numpy_batches
+        from ms_vit.predictor import Predictor, score
+        from ms_vit.training.checkpoint import run_folder
 
-    predictor = Predictor(checkpoint, model=model, device=device, batch_size=batch_size, engine=engine)
-    labels, data = predictor.spec.labels, Path(data)
-    batches = folder_pipeline(data / split, labels, predictor.spec.preprocessing, batch_size=batch_size, training=False,
-                              workers=workers)
-    with naming_bad_images():
-        scores = score(predictor.logits, numpy_batches(batches), classes=len(labels), total=batches.get_dataset_size())
+        predictor = Predictor(checkpoint, model=model, device=device, batch_size=batch_size, engine=engine)
+        labels, data = predictor.spec.labels, Path(data)
+        batches = Batches(data / split, labels, predictor.spec.preprocessing, batch_size=batch_size, training=False,
+                          workers=workers)
+        with naming_bad_images():
+            scores = score(predictor.logits, numpy_batches(batches.epoch()), classes=len(labels), total=batches.steps)
 
     out = Path(out or run_folder(predictor.weights) / "eval.json")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -24,12 +24,14 @@ class Data:
     Args:
         name: a downloaded data set (a folder under root), or the path of any folder with train/ and val/.
         root: the folder that downloads land in.
-        workers: processes' threads that read images; what the machine has, where not given.
+        workers: threads that read images; what the machine has, where not given.
+        bad_images: strict stops at an image that can't be read, skip leaves out all such of train/ and val/ beforehand.
     """
 
     name: str = "digits"
     root: Path = Path("data")
     workers: int | None = None
+    bad_images: Literal["strict", "skip"] = "strict"
 
     @property
     def folder(self) -> Path:
@@ -49,6 +51,7 @@ class Augment:
         crop_pct: resize_size is image_size / crop_pct.
         mean: of the channels red, green, blue, from 0 to 1.
         std: of the channels, likewise.
+        mixup: training images and their labels are blended by shares from Beta(mixup, mixup); 0 for none.
     """
 
     train: list[str] = field(default_factory=lambda: [
@@ -61,6 +64,7 @@ class Augment:
     crop_pct: float | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    mixup: float = 0.0
 
 
 @dataclass(kw_only=True)
@@ -78,6 +82,8 @@ class Model:
         mlp_dim: inner width of the MLP.
         num_classes: classes of the head; those of the data, where not given.
         pool: what the head sees - the class token, the mean of the patch tokens, or all of them side by side.
+        stem: channels of 3x3 convolutions ahead of the patches, each halving the image, e.g. [24, 48, 96, 192] for
+            patches of 16 pixels.
         dropout: share dropped after positions, attention and MLP layers.
         attention_dropout: share of attention weights dropped.
         drop_path: stochastic depth of the last block.
@@ -94,6 +100,7 @@ class Model:
     mlp_dim: int | None = None
     num_classes: int | None = None
     pool: Literal["cls", "mean", "flatten"] | None = None
+    stem: tuple[int, ...] | None = None
     dropout: float = 0.0
     attention_dropout: float = 0.0
     drop_path: float = 0.0
@@ -161,6 +168,8 @@ class Train:
         seed: fixes initial weights, order, augmentation and dropout.
         amp_level: O0 is float32, O2 and O3 are float16 with loss scaling; auto is O2 on Ascend and O0 elsewhere.
         recompute: keep less for the backward pass, and compute it again: less memory, a fifth more time.
+        ema: decay of a moving average of the weights, e.g. 0.999, that is validated and used in their place; 0 is none.
+        on_divergence: stop, or rollback - go on from the last good checkpoint with half the learning rate, three times.
         accumulate: parts that a batch is cut into, one after the other, for a batch that memory doesn't hold at once.
         log_every: steps between two lines of metrics.jsonl.
     """
@@ -171,6 +180,8 @@ class Train:
     amp_level: Literal["auto", "O0", "O2", "O3"] = "auto"
     recompute: bool = False
     accumulate: int = 1
+    ema: float = 0.0
+    on_divergence: Literal["stop", "rollback"] = "stop"
     log_every: int = 10
 
 
@@ -179,11 +190,13 @@ class Checkpoint:
     """What is kept of a run.
 
     Args:
-        every_epochs: epochs between two checkpoints; the last epoch always gets one.
+        every_epochs: epochs between two checkpoints; the best and the last always get one.
+        every_minutes: minutes between two within an epoch.
         keep: newest checkpoints that stay, besides the best.
     """
 
     every_epochs: int = 1
+    every_minutes: float = 10.0
     keep: int = 2
 
 
@@ -224,9 +237,6 @@ class Recipe:
         if self.train.batch_size % self.train.accumulate:
             raise UsageError(f'"train.accumulate" must divide train.batch_size, {self.train.batch_size}')
         for name in ("dropout", "attention_dropout", "drop_path"):
-            if self.train.recompute and getattr(self.model, name):
-                raise UsageError(f'"train.recompute" needs "model.{name}" to be 0, since a block that runs again would '
-                                 "drop something else; train.accumulate saves memory, too")
             if not 0 <= getattr(self.model, name) < 1:
                 raise UsageError(f'"model.{name}" is a share dropped; it must be at least 0 and below 1')
         if self.augment.crop_pct is not None and not 0 < self.augment.crop_pct <= 1:
@@ -235,6 +245,12 @@ class Recipe:
             raise UsageError('"optimizer.layer_decay" must be above 0 and at most 1')
         if isinstance(self.optimizer.tune, int) and self.optimizer.tune < 1:
             raise UsageError('"optimizer.tune" is all, head, or a number of blocks from 1')
+        if not 0 <= self.train.ema < 1:
+            raise UsageError('"train.ema" is a decay; it must be at least 0 and below 1')
+        for key, value in (("augment.mixup", self.augment.mixup),
+                           ("checkpoint.every_minutes", self.checkpoint.every_minutes)):
+            if not 0 <= value < float("inf"):
+                raise UsageError(f'"{key}" must be at least 0')
         if not 0 <= self.loss.label_smoothing < 1:
             raise UsageError('"loss.label_smoothing" must be at least 0 and below 1')
         if self.data.workers is not None and self.data.workers < 1:

@@ -34,12 +34,31 @@ def patches(x: np.ndarray, p: int) -> np.ndarray:
     return np.stack(rows, 1)
 
 
+def strided_conv(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """A 3x3 convolution at stride 2 with a border of zeros: [B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), D]."""
+    h, w = x.shape[1], x.shape[2]
+    x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return bias + sum(x[:, i:i + h:2, j:j + w:2] @ weight[:, :, i, j].T for i in range(3) for j in range(3))
+
+
+def conv_stem(w: dict[str, np.ndarray], x: np.ndarray, p: int, form: str) -> np.ndarray:
+    """[B, C, H, W] -> [B, N, C'], with zeros added as by `patches`."""
+    x = np.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % p), (0, -x.shape[3] % p))).transpose(0, 2, 3, 1)
+    for i in range(round(math.log2(p))):
+        conv, norm = f"patch_embed.stem.{i}.conv", f"patch_embed.stem.{i}.norm"
+        x = strided_conv(x, w[f"{conv}.weight"], w[f"{conv}.bias"])
+        x = gelu(layer_norm(x, w[f"{norm}.weight"], w[f"{norm}.bias"]), form)
+    return x.reshape(len(x), -1, x.shape[-1])
+
+
 def vit(w: dict[str, np.ndarray], images: np.ndarray, *, patch_size: int, depth: int, num_heads: int, pool: str,
         form: str) -> np.ndarray:
     """Logits [B, C] by weights under timm's names."""
     w = {name: array.astype(np.float64) for name, array in w.items()}
-    kernel = w["patch_embed.proj.weight"]
-    x = patches(images.astype(np.float64), patch_size) @ kernel.reshape(len(kernel), -1).T + w["patch_embed.proj.bias"]
+    kernel, images = w["patch_embed.proj.weight"], images.astype(np.float64)
+    stem = "patch_embed.stem.0.conv.weight" in w
+    x = conv_stem(w, images, patch_size, form) if stem else patches(images, patch_size)
+    x = x @ kernel.reshape(len(kernel), -1).T + w["patch_embed.proj.bias"]
     if pool == "cls":
         x = np.concatenate([np.repeat(w["cls_token"], len(x), 0), x], 1)
     x = x + w["pos_embed"]

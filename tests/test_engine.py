@@ -21,7 +21,7 @@ from ms_vit.models import exports
 from ms_vit.models.loading import read_model
 from ms_vit.models.vit import ViT
 from ms_vit.models.weights import ModelSpec, save_parameters
-from ms_vit.training.checkpoint import Checkpoints, RunState
+from ms_vit.training.checkpoint import MODEL, OPTIMIZER, Checkpoints, RunState
 
 onnx = pytest.importorskip("onnx", reason="the engine is checked with: pip install -e .[onnx]")
 pytest.importorskip("onnxruntime", reason="the engine is checked with: pip install -e .[onnx]")
@@ -44,7 +44,7 @@ def network(seed: int) -> ViT:
 def used(tmp_path_factory) -> Path:
     """A weight file that was used with --engine onnx once, alone with its export in a folder."""
     file = tmp_path_factory.mktemp("used") / "small.safetensors"
-    save_parameters(file, list(network(0).get_parameters()), SPEC)
+    save_parameters(file, network(0).parameters_dict(), SPEC)
     ms_vit.Predictor(file, engine="onnx")
     return file
 
@@ -191,7 +191,7 @@ def test_a_kept_file_that_is_not_as_it_was_is_made_anew(damage, weights, native,
         file.write_bytes(b"")
         if damage == "another's":
             other = weights.with_name("other.safetensors")
-            save_parameters(other, list(network(1).get_parameters()), SPEC)
+            save_parameters(other, network(1).parameters_dict(), SPEC)
             ms_vit.Predictor(other, engine="onnx")
             next(weights.parent.glob("other-*.onnx")).replace(file)
         else:
@@ -208,7 +208,7 @@ def test_a_kept_file_that_is_not_as_it_was_is_made_anew(damage, weights, native,
 
 def test_other_weights_under_the_same_name_get_an_export_of_their_own(weights, pictures):
     (file,) = kept(weights)
-    save_parameters(weights, list(network(1).get_parameters()), SPEC)
+    save_parameters(weights, network(1).parameters_dict(), SPEC)
     assert_same(ms_vit.Predictor(weights, engine="onnx")(pictures), ms_vit.Predictor(weights, batch_size=8)(pictures))
     assert len(kept(weights)) == 2 and file in kept(weights)
 
@@ -271,13 +271,13 @@ def test_where_nothing_can_be_kept_the_export_serves_the_call(weights, native, p
 
 def test_a_runs_checkpoint_stays_valid_with_an_export_and_takes_it_along(pictures, tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(network(0), SPEC, [], RunState(step=1, best_step=1))
+    checkpoints.save({MODEL: network(0).parameters_dict(), OPTIMIZER: {}}, SPEC, RunState(step=1, best_step=1), {})
     ms_vit.Predictor(tmp_path, engine="onnx")
     first = tmp_path / "checkpoints" / "00000001"
     assert len(kept(first / "model.safetensors")) == 1
     assert checkpoints.newest() == first
     assert ms_vit.Predictor(tmp_path, engine="onnx").weights == first / "model.safetensors"
-    checkpoints.save(network(1), SPEC, [], RunState(step=2, best_step=2))
+    checkpoints.save({MODEL: network(1).parameters_dict(), OPTIMIZER: {}}, SPEC, RunState(step=2, best_step=2), {})
     checkpoints.prune(1)
     assert not first.exists()
     assert ms_vit.infer(tmp_path, pictures[:1], engine="onnx").out == tmp_path / "predictions"

@@ -42,6 +42,7 @@ VARIANTS = {
                            "class_position": False, "layer_scale": True, "epsilon": 0.1},
     "mean alone": {"pool": "mean"},
     "distilled": {"distilled": True, "registers": 1, "channels": 1},
+    "conv stem, padded": {"stem": [6, 8, 10], "image_size": (20, 28), "epsilon": 0.1},
 }
 
 
@@ -81,7 +82,7 @@ def difference(name: str, source: Source, path: Path, count: int = 2) -> float:
 def checkpoint(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
     original = source()
-    save_parameters(path, list(original.net.get_parameters()), original.spec)
+    save_parameters(path, original.net.parameters_dict(), original.spec)
     return path
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mindspore import nn, ops
 
 from ms_vit.models import kernels
-from ms_vit.models.kernels import compiled
+from ms_vit.models.kernels import compiled, dropout
 from ms_vit.models.vit import ViT
 
 TOLERANCE = 1e-5        # of the largest value
@@ -145,6 +145,37 @@ def test_layer_norm_equals_the_native_one_with_any_epsilon(form, epsilon):
     close(norm(x), nn.LayerNorm((24,), epsilon=epsilon)(x).asnumpy())
 
 
+@pytest.mark.parametrize(("height", "width", "channels"), [(1, 1, 1), (4, 6, 3), (7, 5, 20)])
+def test_a_strided_convolution_and_its_gradients_equal_the_definition(form, height, width, channels):
+    conv = kernels.StridedConv(channels, 6)
+    weight, bias = normal(6, channels, 3, 3, seed=1), normal(6, seed=2)
+    conv.weight.set_data(ms.Tensor(weight))
+    conv.bias.set_data(ms.Tensor(bias))
+    x = normal(2, height, width, channels)
+    dout = normal(2, (height + 1) // 2, (width + 1) // 2, 6, seed=3)
+    close(conv(ms.Tensor(x)), reference.strided_conv(x.astype(np.float64), weight, bias), scale=4 * math.sqrt(channels))
+
+    padded, by_weight = np.pad(x.astype(np.float64), ((0, 0), (1, 1), (1, 1), (0, 0))), np.zeros(weight.shape)
+    by_input = np.zeros(padded.shape)
+    for i in range(3):
+        for j in range(3):
+            seen = (slice(None), slice(i, i + height, 2), slice(j, j + width, 2))
+            by_weight[:, :, i, j] = np.einsum("bhwd,bhwc->dc", dout, padded[seen])
+            by_input[seen] += dout @ weight[:, :, i, j].astype(np.float64)
+    by_input = by_input[:, 1:-1, 1:-1]
+    actual = gradients_of(conv, [ms.Tensor(x)], ms.Tensor(dout))
+    for ours, wanted in zip(actual, [by_input, by_weight, dout.astype(np.float64).sum((0, 1, 2))], strict=True):
+        close(ours, wanted, scale=max(4.0, np.abs(wanted).max()))
+
+
+def test_a_strided_convolution_equals_the_native_one(form):
+    ours, native = kernels.StridedConv(5, 8), nn.Conv2d(5, 8, 3, stride=2, pad_mode="pad", padding=1, has_bias=True)
+    native.weight.set_data(ours.weight)
+    native.bias.set_data(ours.bias)
+    x = normal(2, 5, 9, 6)
+    close(ours(ms.Tensor(x.transpose(0, 2, 3, 1))), native(ms.Tensor(x)).asnumpy().transpose(0, 2, 3, 1))
+
+
 def attention(qkv, heads, dout):
     """The output [B, N, H * d] and the gradient by qkv [B, N, 3 * H * d], in float64."""
     b, n, width = qkv.shape
@@ -202,6 +233,58 @@ def test_attention_dropout_leaves_evaluation_alone_and_keeps_the_mean(form):
     np.testing.assert_allclose(drawn.mean(0), whole, atol=0.4)
 
 
+def followed(rate, *, seed=0, step=3, part=0, layers=1):
+    """Dropout in training that follows a step."""
+    net = nn.CellList([kernels.Dropout(rate) for _ in range(layers)])
+    numbers = [ms.Parameter(ms.Tensor([value], ms.int32), name=name)
+               for name, value in (("step", step), ("part", part))]
+    dropout.follow(net, *numbers, seed)
+    net.set_train(True)
+    return net[-1]
+
+
+def mask_by_definition(shape, rate, salt, step, part):
+    """In Python's own numbers."""
+    def mixed(x):
+        x = (x ^ x >> 16) * 0x7FEB352D % 2**32
+        x = (x ^ x >> 15) * 0x846CA68B % 2**32
+        return x ^ x >> 16
+
+    first = mixed((mixed(step ^ salt[0]) + part) % 2**32)
+    second = mixed(first ^ salt[1])
+    bits = [mixed((mixed(place ^ first) + second) % 2**32) >> 8 for place in range(math.prod(shape))]
+    return np.where(np.array(bits) >= round(rate * 2**24), np.float32(1 / (1 - rate)), np.float32(0)).reshape(shape)
+
+
+@pytest.mark.parametrize(("rate", "step", "part"), [(0.1, 0, 0), (0.5, 2**31 - 1, 1), (0.999, 7, 3)])
+def test_dropout_and_its_gradient_follow_their_definition_to_the_bit(form, rate, step, part):
+    layer = followed(rate, seed=9, step=step, part=part)
+    x, dout = normal(3, 5, 7), normal(3, 5, 7, seed=1)
+    salt = [int(word) for word in np.random.SeedSequence((9, 0)).generate_state(2)]
+    mask = mask_by_definition(x.shape, rate, salt, step, part)
+    assert (layer(ms.Tensor(x)).asnumpy() == x * mask).all()
+    assert (gradients_of(layer, [ms.Tensor(x)], ms.Tensor(dout))[0].asnumpy() == dout * mask).all()
+
+
+def test_dropout_draws_anew_for_each_step_part_layer_and_seed(form):
+    x = ms.ops.ones((200, 500), ms.float32)
+    masks = [followed(0.3, **other)(x).asnumpy() > 0 for other in
+             ({}, {"step": 4}, {"part": 1}, {"layers": 2}, {"seed": 1}, {"step": 5}, {"step": 3 + 2**16})]
+    for number, mask in enumerate(masks):
+        assert abs(mask.mean() - 0.7) < 0.005       # 3.5 standard deviations
+        assert abs(mask[:, ::2].mean() - mask[:, 1::2].mean()) < 0.01
+        for other in masks[:number]:
+            assert abs((mask & other).mean() - 0.49) < 0.006        # as of two that are independent
+    assert (followed(0.3)(x).asnumpy() == followed(0.3)(x).asnumpy()).all()
+
+
+def test_dropout_in_half_precision_drops_the_same():
+    x = normal(4, 6, scale=3)
+    whole, half = followed(0.4)(ms.Tensor(x)), followed(0.4)(ms.Tensor(x, ms.float16))
+    assert half.dtype == ms.float16
+    assert ((half.asnumpy() == 0) == (whole.asnumpy() == 0)).all()
+
+
 def test_the_sum_of_squares_equals_float64(form):
     x = normal(700, 300)
     total = kernels.SquareSum()(ms.Tensor(x))
@@ -241,11 +324,11 @@ if sys.argv[1] == "1":
 sys.path.insert(0, "tests")
 import mindspore as ms
 from test_kernels import gradients_of, kernels, normal
-from ms_vit.models.kernels import compiled
+from ms_vit.models.kernels import compiled, dropout
 assert compiled.wanted()
 digest = hashlib.sha256()
 cells = [(kernels.Attend(3, 20), (2, 90, 180), (2, 90, 60)), (kernels.LayerNorm(48), (500, 48), (500, 48)),
-         (kernels.Gelu("exact"), (500, 48), (500, 48))]
+         (kernels.Gelu("exact"), (500, 48), (500, 48)), (compiled.Windows(), (3, 31, 20, 5), (3, 16, 10, 45))]
 for cell, inputs, outputs in cells:
     for tensor in gradients_of(cell, [ms.Tensor(normal(*inputs))], ms.Tensor(normal(*outputs, seed=1))):
         digest.update(tensor.asnumpy().tobytes())

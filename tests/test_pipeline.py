@@ -8,7 +8,7 @@ from PIL import Image
 from ms_vit.data.images import read_image
 from ms_vit.data.labels import Labels
 from ms_vit.data.memory import memory_share, size_in_memory
-from ms_vit.data.pipeline import Order, folder_pipeline, numpy_batches
+from ms_vit.data.pipeline import Batches, numpy_batches
 from ms_vit.data.transforms import Preprocessing, operation
 from ms_vit.errors import DataError, UsageError
 from ms_vit.recipe import Augment
@@ -39,12 +39,13 @@ def photos(tmp_path_factory):
     return split
 
 
-def batches(split, *, training, batch_size=4, seed=0, transforms=None, workers=2, epochs=1, keep=0):
+def batches(split, *, training, batch_size=4, seed=0, transforms=None, workers=2, epochs=1, keep=0, **options):
     """The batches of all epochs, one after another."""
-    pipeline = folder_pipeline(split, LABELS, preprocessing(transforms), batch_size=batch_size, training=training,
-                               seed=seed, workers=workers, keep=keep)
-    iterator = pipeline.create_tuple_iterator(num_epochs=epochs, output_numpy=True)
-    return [batch for _ in range(epochs) for batch in iterator]
+    made = Batches(split, LABELS, preprocessing(transforms), batch_size=batch_size, training=training, seed=seed,
+                   workers=workers, keep=keep, **options)
+    found = [list(numpy_batches(made.epoch(epoch))) for epoch in range(epochs)]
+    assert all(len(epoch) == made.steps for epoch in found)
+    return [batch for epoch in found for batch in epoch]
 
 
 def equal(one, other):
@@ -81,9 +82,48 @@ def test_a_seed_fixes_order_and_augmentation_to_the_bit(photos, keep):
 def test_the_order_follows_from_seed_and_epoch_alone(photos, keep):
     found = batches(photos, training=True, seed=3, batch_size=13, epochs=3, keep=keep)
     sorted_labels = [0] * 5 + [1] * 4 + [2] * 4
-    orders = [Order(13, seed=3).indices(epoch) for epoch in range(3)]
+    made = Batches(photos, LABELS, preprocessing(), batch_size=13, training=True, seed=3)
+    orders = [made.order(epoch) for epoch in range(3)]
     assert [labels.tolist() for _, labels in found] == [[sorted_labels[i] for i in order] for order in orders]
     assert len(set(map(tuple, orders))) == 3 and sorted(orders[0]) == list(range(13))
+
+
+@pytest.mark.parametrize("keep", [0, MUCH])
+def test_an_epoch_begun_anywhere_goes_on_with_the_same_bits(photos, keep):
+    def made():
+        return Batches(photos, LABELS, preprocessing(Augment().train), batch_size=2, training=True, seed=3, workers=2,
+                       keep=keep)
+
+    through = made()
+    whole = [list(numpy_batches(through.epoch(epoch))) for epoch in range(3)]
+    for skip in (0, 1, 5):
+        assert equal(list(numpy_batches(made().epoch(2, skip=skip))), whole[2][skip:])
+
+
+def test_files_that_are_left_out_are_in_no_batch_and_in_no_others_place(photos):
+    bad = sorted(photos.rglob("*.png"))[:2]
+    made = Batches(photos, LABELS, preprocessing(), batch_size=4, training=True, leave_out=bad)
+    assert (len(made), made.steps) == (11, 2)
+    for epoch in range(3):
+        seen = [file for batch in range(3) for file in made.files_of(epoch, batch)]
+        assert len(set(seen)) == len(seen) == 11 and not set(seen) & set(bad)
+
+
+def test_a_batchs_files_are_named(tmp_path):
+    """In the order of MindSpore's own index, by which images are asked for."""
+    names = ["a.png", "a-1.png", "a.b.png", "B.PNG", "b.Png", "10.png", "9.png", "é.png"]
+    for number, name in enumerate(names):
+        (tmp_path / "cat").mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (20 * number, 0, 0)).save(tmp_path / "cat" / name, "PNG")
+    for other in ("cat/deeper/a.png", "cat/.a.png", ".hidden/a.png"):
+        (tmp_path / other).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / other)
+    transforms = ["Decode()", "Resize((8, 8))", "Normalize((0, 0, 0), (1, 1, 1))", "HWC2CHW()"]
+    made = Batches(tmp_path, LABELS, preprocessing(transforms, 8), batch_size=1, training=True, seed=1)
+    for epoch in range(2):
+        pixels = [int(images[0, 0, 0, 0]) // 20 for images, _ in numpy_batches(made.epoch(epoch))]
+        named = [str(made.files_of(epoch, batch)[0].relative_to(tmp_path / "cat")) for batch in range(len(names))]
+        assert [names[number] for number in pixels] == named
 
 
 @pytest.mark.parametrize("transforms", [None, BY_PILLOW])
@@ -106,29 +146,24 @@ def test_images_that_fit_in_memory_are_read_once(photos, tmp_path, capsys):
     shutil.copytree(photos, split)
     size = size_in_memory(sorted(split.rglob("*.[jJp]*")), preprocessing().split()[0].operations())
     assert size == 13 * 32 * 32 * 3
-    kept, too_many = (folder_pipeline(split, LABELS, preprocessing(), batch_size=4, training=False, keep=keep)
+    kept, too_many = (Batches(split, LABELS, preprocessing(), batch_size=4, training=False, keep=keep)
                       for keep in (size, size - 1))
     assert capsys.readouterr().err.count("val: 13 decoded images stay in memory, 0.0 MB") == 1
-    first = list(numpy_batches(kept))
-    assert equal(list(numpy_batches(too_many)), first)
+    first = list(numpy_batches(kept.epoch()))
+    assert equal(list(numpy_batches(too_many.epoch())), first)
     shutil.rmtree(split)
-    assert equal(list(numpy_batches(kept)), first)
-    with pytest.raises(RuntimeError):
-        list(numpy_batches(too_many))
+    assert equal(list(numpy_batches(kept.epoch())), first)
+    with pytest.raises(ValueError, match="does not exist"):
+        too_many.epoch()
 
 
 def test_images_are_decoded_as_the_first_epoch_wants_them(tmp_path):
     (tmp_path / "cat").mkdir()
     for number in range(200):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "cat" / f"{number:03d}.png")
-    pipeline = folder_pipeline(tmp_path, LABELS, preprocessing(), batch_size=1, training=True, keep=MUCH)
-    next(numpy_batches(pipeline))
-    source = next(node for node in nodes(pipeline) if hasattr(node, "source")).source
-    assert sum(row is not None for row in source.rows) < 100
-
-
-def nodes(pipeline):
-    return [pipeline, *(node for child in pipeline.children for node in nodes(child))]
+    made = Batches(tmp_path, LABELS, preprocessing(), batch_size=1, training=True, keep=MUCH)
+    next(numpy_batches(made.epoch()))
+    assert sum(row is not None for row in made.kept.rows) < 100
 
 
 @pytest.mark.parametrize(("transforms", "once", "each"), [
@@ -221,7 +256,7 @@ def test_a_truncated_picture_is_named(photos, tmp_path):
 def test_a_class_that_the_model_lacks_is_an_error_that_lists_it(photos):
     few = Labels(["bird", "dog"], ["bird", "dog"])
     with pytest.raises(DataError, match=r'"cat" \(4 images\)'):
-        folder_pipeline(photos, few, preprocessing(), batch_size=2, training=False)
+        Batches(photos, few, preprocessing(), batch_size=2, training=False)
 
 
 def test_classes_keep_the_models_index_not_the_folders(photos, tmp_path):

@@ -8,11 +8,13 @@ from mindspore import Parameter, nn
 from mindspore.train import Callback, Model
 
 from ms_vit.models.vit import ViT
+from ms_vit.training.average import Average
 from ms_vit.training.callbacks import DataWait
 from ms_vit.training.loss import CrossEntropy
+from ms_vit.training.mixup import Mixup
 from ms_vit.training.optimizer import Adam, choose, decays
 from ms_vit.training.schedule import warmup_cosine
-from ms_vit.training.step import ClipByGlobalNorm, TrainStep
+from ms_vit.training.step import GlobalNorm, TrainStep
 
 
 def test_the_rate_warms_up_linearly_and_falls_as_a_cosine():
@@ -94,12 +96,29 @@ def test_the_imagenet_recipes_smoothing_is_the_tutorials():
     assert float(loss.asnumpy()) == pytest.approx(smoothed_loss(logits, targets), rel=1e-5)
 
 
+class Shown(nn.Cell):
+    """Stands for an optimiser, and returns the gradients that it is given."""
+
+    def __init__(self, params):
+        super().__init__(auto_prefix=False)
+        self.params = params
+        self.step = Parameter(ms.Tensor([0], ms.int32), name="step")
+
+    def construct(self, gradients):
+        return gradients
+
+
 def test_clipping_bounds_the_joint_norm_and_leaves_small_gradients():
     large = (ms.Tensor([3.0, 0.0]), ms.Tensor([[4.0]]))
-    clipped = [gradient.asnumpy() for gradient in ClipByGlobalNorm(1.0)(large)]
+    norm = GlobalNorm()(large)
+    assert float(norm.asnumpy()) == pytest.approx(5.0)
+    net = ViT(image_size=8, patch_size=4, num_classes=3, dim=8, depth=1, num_heads=2, mlp_dim=8)
+    clips, leaves = (TrainStep(net, CrossEntropy(), Shown(net.trainable_params()), clip_norm=bound)
+                     for bound in (1.0, 10.0))
+    clipped = [gradient.asnumpy() for gradient in clips.apply(large, norm)]
     np.testing.assert_allclose(clipped[0], [0.6, 0.0], rtol=1e-5)
     np.testing.assert_allclose(clipped[1], [[0.8]], rtol=1e-5)
-    np.testing.assert_allclose(ClipByGlobalNorm(10.0)(large)[1].asnumpy(), [[4.0]])
+    np.testing.assert_allclose(leaves.apply(large, norm)[1].asnumpy(), [[4.0]])
 
 
 def small_step(**options):
@@ -117,9 +136,14 @@ def batch():
     return ms.Tensor(random.normal(size=(6, 3, 8, 8)), ms.float32), ms.Tensor([0, 1, 2, 0, 1, 2], ms.int32)
 
 
+def loss_of(step):
+    """Of one more step on that batch."""
+    return float(step(*batch())[0].asnumpy())
+
+
 def test_steps_lower_the_loss_of_a_batch():
     _, _, step = small_step(clip_norm=1.0)
-    losses = [float(step(*batch()).asnumpy()) for _ in range(8)]
+    losses = [loss_of(step) for _ in range(8)]
     assert losses[0] == pytest.approx(np.log(3), rel=1e-5)      # the head starts from zero
     assert losses[-1] < 0.7 * losses[0]
 
@@ -128,13 +152,13 @@ def test_steps_lower_the_loss_of_a_batch():
 def test_float16_steps_follow_float32_and_leave_out_an_overflow(mode):
     ms.set_context(mode=mode)
     _, _, step32 = small_step()
-    expected = [float(step32(*batch()).asnumpy()) for _ in range(8)]
+    expected = [loss_of(step32) for _ in range(8)]
     net, optimizer, step = small_step(scale_loss=True)
     assert net.norm.weight.dtype == ms.float32
     for _ in range(5):      # some overflow by themselves; then nothing but the scale may change
         before = net.blocks[0].attn.qkv.weight.asnumpy().copy()
         done, scale = int(optimizer.step.asnumpy()[0]), float(step.scaler.scale_value.asnumpy())
-        assert float(step(*batch()).asnumpy()) == pytest.approx(expected[done], abs=0.01)
+        assert loss_of(step) == pytest.approx(expected[done], abs=0.01)
         moved = (net.blocks[0].attn.qkv.weight.asnumpy() != before).any()
         overflowed = float(step.scaler.scale_value.asnumpy()) == scale / 2
         assert int(optimizer.step.asnumpy()[0]) == done + (not overflowed)
@@ -152,8 +176,9 @@ def test_with_less_memory_a_step_comes_to_the_same(less_memory):
     net, _, step = small_step(clip_norm=1.0)
     other, _, frugal = small_step(clip_norm=1.0, **less_memory)
     for _ in range(4):
-        loss, same = step(*batch()).asnumpy(), frugal(*batch()).asnumpy()
-        assert float(same) == pytest.approx(float(loss), rel=1e-5)
+        (loss, norm), (same, as_long) = step(*batch()), frugal(*batch())
+        assert float(same.asnumpy()) == pytest.approx(float(loss.asnumpy()), rel=1e-5)
+        assert float(as_long.asnumpy()) == pytest.approx(float(norm.asnumpy()), rel=1e-4)
     for ours, expected in zip(other.get_parameters(), net.get_parameters(), strict=True):
         # The keys' bias has no influence; its gradient is rounding, which Adam makes as large as any other.
         there = slice(None) if not ours.name.endswith("qkv.bias") else np.r_[0:8, 16:24]
@@ -175,6 +200,73 @@ def test_with_some_parameters_frozen_a_recomputed_step_comes_to_the_same():
         np.testing.assert_allclose(values, expected[name], atol=1e-6)
 
 
+@pytest.mark.parametrize("frugal", [dict(recompute=True), dict(accumulate=2), dict(recompute=True, accumulate=2)])
+def test_with_less_memory_a_step_drops_the_same(frugal):
+    """A block that runs again drops what it dropped before; only a batch in parts is dropped from anew in each."""
+    def losses(**options):
+        ms.set_seed(0)
+        net = ViT(image_size=8, patch_size=4, num_classes=3, dim=8, depth=2, num_heads=2, mlp_dim=8, dropout=0.3,
+                  attention_dropout=0.3, drop_path=0.3)
+        step = TrainStep(net, CrossEntropy(), Adam(net.trainable_params(), np.full(9, 1e-2, np.float32)), seed=5,
+                         **options)
+        step.set_train(True)
+        return [loss_of(step) for _ in range(5)]
+
+    whole, less = losses(accumulate=frugal.get("accumulate", 1)), losses(**frugal)
+    np.testing.assert_allclose(less, whole, rtol=1e-4)
+    if "accumulate" in frugal:
+        assert not np.allclose(less, losses(), rtol=1e-4)
+
+
+def test_mixup_blends_images_and_labels_by_shares_of_the_step():
+    mixup = Mixup(0.4, steps=3, classes=3, seed=1)
+    shares = np.random.default_rng(1).beta(0.4, 0.4, 3)
+    images, labels = batch()
+    for step in range(4):
+        share = shares[min(step, 2)]
+        mixed, targets = mixup(images, labels, ms.Tensor([step], ms.int32))
+        x, y = images.asnumpy().astype(np.float64), np.eye(3)[labels.asnumpy()]
+        np.testing.assert_allclose(mixed.asnumpy(), share * x + (1 - share) * x[::-1], atol=1e-6)
+        np.testing.assert_allclose(targets.asnumpy(), share * y + (1 - share) * y[::-1], atol=1e-6)
+
+
+def test_cross_entropy_takes_targets_in_the_labels_place():
+    logits = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+    targets = np.random.default_rng(1).dirichlet(np.ones(5), 4).astype(np.float32)
+    loss = CrossEntropy(0.1)(ms.Tensor(logits), ms.Tensor(targets))
+    assert float(loss.asnumpy()) == pytest.approx(smoothed_loss(logits, 0.9 * targets + 0.1 / 5), rel=1e-5)
+
+
+def test_a_moving_average_follows_the_weights():
+    ms.set_seed(0)
+    shape = dict(image_size=8, patch_size=4, num_classes=3, dim=8, depth=1, num_heads=2, mlp_dim=8)
+    net, averaged = ViT(**shape), ViT(**shape)
+    expected = [parameter.asnumpy().astype(np.float64) for parameter in averaged.get_parameters()]
+    step = TrainStep(net, CrossEntropy(), Adam(net.trainable_params(), np.full(9, 1e-2, np.float32)),
+                     average=Average(net, averaged, 0.3))
+    for t in range(1, 6):
+        step(*batch())
+        decay = min(0.3, (1 + t) / (10 + t))
+        expected = [decay * old + (1 - decay) * parameter.asnumpy()
+                    for old, parameter in zip(expected, net.get_parameters(), strict=True)]
+    for ours, wanted in zip(averaged.get_parameters(), expected, strict=True):
+        np.testing.assert_allclose(ours.asnumpy(), wanted, atol=1e-6)
+    assert "ema.head.weight" not in {parameter.name for parameter in net.get_parameters()}
+
+
+def test_a_scaled_rate_scales_the_step():
+    net, optimizer, step = small_step()
+    before = net.norm.weight.asnumpy().copy()
+    step(*batch())
+    step(*batch())
+    whole = net.norm.weight.asnumpy() - before
+    other, optimizer, step = small_step()
+    optimizer.lr_scale.set_data(ms.Tensor([0.0], ms.float32))
+    step(*batch())
+    step(*batch())
+    assert whole.any() and (other.norm.weight.asnumpy() == before).all()
+
+
 def test_compiled_kernels_leave_fifty_losses_as_they_were(monkeypatch):
     def losses():
         ms.set_seed(0)
@@ -183,7 +275,7 @@ def test_compiled_kernels_leave_fifty_losses_as_they_were(monkeypatch):
                          clip_norm=1.0).set_train()
         random = np.random.default_rng(0)
         batches = [(random.normal(size=(8, 3, 16, 16)), random.integers(0, 5, 8)) for _ in range(50)]
-        return [float(step(ms.Tensor(x, ms.float32), ms.Tensor(y, ms.int32)).asnumpy()) for x, y in batches]
+        return [float(step(ms.Tensor(x, ms.float32), ms.Tensor(y, ms.int32))[0].asnumpy()) for x, y in batches]
 
     ours = losses()
     monkeypatch.setenv("MS_VIT_KERNELS", "plain")

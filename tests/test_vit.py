@@ -1,3 +1,5 @@
+import contextlib
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ from mindspore import nn
 
 from ms_vit.errors import UsageError
 from ms_vit.models import kernels
+from ms_vit.models.kernels import compiled
 from ms_vit.models.sizes import PATCHES, SIZES, create_model, model_config
 from ms_vit.models.vit import Attention, ViT
 from ms_vit.models.weights import read_arrays, set_parameters
@@ -35,6 +38,22 @@ def test_logits_equal_a_float64_vit_on_sizes_that_need_padding(pool, gelu):
     np.testing.assert_allclose(net(ms.Tensor(batch)).asnumpy(), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("plain", [False, True])
+def test_logits_with_a_conv_stem_equal_a_float64_vit(plain):
+    with compiled.off() if plain else contextlib.nullcontext():
+        net = ViT(**SMALL, stem=[6, 8, 10], pool="mean")
+    net.set_train(False)
+    weights = randomized(net)
+    batch = images(3, 3, 20, 28)
+    expected = reference.vit(weights, batch, patch_size=8, depth=2, num_heads=3, pool="mean", form="exact")
+    np.testing.assert_allclose(net(ms.Tensor(batch)).asnumpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_stem_that_makes_other_patches_is_refused():
+    with pytest.raises(ValueError, match="a stem of 2 stages, each halving the image, makes patches of 4 pixels, not"):
+        ViT(**SMALL, stem=[6, 8])
+
+
 def test_a_patch_convolution_equals_the_native_one():
     ours, native = kernels.PatchConv(3, 10, 4), nn.Conv2d(3, 10, 4, stride=4, pad_mode="valid", has_bias=True)
     randomized(ours)
@@ -49,7 +68,7 @@ def test_logits_equal_timms_with_real_weights_on_real_photos(shared_data):
     net = create_model("vit_tiny_patch16_224")
     net.set_train(False)
     path = shared_data / "vit_tiny_patch16_224.safetensors"
-    set_parameters(list(net.get_parameters()), read_arrays(path), path)
+    set_parameters(net.parameters_dict(), read_arrays(path), path)
     stored = np.load(shared_data / "reference_logits.npz")
     logits = net(ms.Tensor(stored["images"])).asnumpy()
     assert np.abs(logits - stored["logits"]).max() < 2e-3
@@ -113,7 +132,7 @@ def test_each_dropout_acts_in_training_only():
 
 def test_drop_path_grows_with_depth_up_to_the_given_rate():
     net = ViT(**SMALL | {"depth": 3}, drop_path=0.2)
-    assert [block.drop_path.rate for block in net.blocks] == pytest.approx([0, 0.1, 0.2])
+    assert [block.drop_path1.rate for block in net.blocks] == pytest.approx([0, 0.1, 0.2])
 
 
 def test_a_new_head_makes_every_class_equally_probable():

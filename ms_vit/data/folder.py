@@ -27,6 +27,13 @@ def class_folders(split: Path) -> list[Path]:
     return sorted(folder for folder in split.iterdir() if folder.is_dir() and not folder.name.startswith("."))
 
 
+def indexed(class_folder: Path) -> list[Path]:
+    """The images of a class in the order of MindSpore's ImageFolderDataset, which counts hidden ones and none deeper."""
+    return sorted(file for file in class_folder.iterdir()
+                  if file.suffix.lower() in IMAGE_EXTENSIONS and file.is_file())
+
+
 def scan(split: Path) -> dict[str, list[Path]]:
     """The images of each class of a split, by class folder; a class without images has an empty list."""
-    return {folder.name: images_in(folder) for folder in class_folders(split)}
+    return {folder.name: [file for file in indexed(folder) if not file.name.startswith(".")]
+            for folder in class_folders(split)}

@@ -17,14 +17,14 @@ SAMPLE = 32     # images that are decoded to judge the size of all
 class Kept:
     """Images that are made once and then kept: a source for GeneratorDataset, kept[i] -> (image, label).
 
-    made: gives the images' rows, in `order` (indices of all images). It is asked for the next one whenever an image is
+    made: gives the images' rows, in `order` (indices below `count`). It is asked for the next one whenever an image is
     wanted that isn't there yet; so it works ahead of a first epoch in that order, and any other order gets its images,
     too, only with a wait for those before them.
     """
 
-    def __init__(self, made: Iterator[tuple[np.ndarray, np.ndarray]], order: Sequence[int]):
+    def __init__(self, made: Iterator[tuple[np.ndarray, np.ndarray]], order: Sequence[int], count: int):
         self.coming = zip(order, made, strict=True)
-        self.rows: list[tuple[np.ndarray, np.ndarray] | None] = [None] * len(order)
+        self.rows: list[tuple[np.ndarray, np.ndarray] | None] = [None] * count
         self.lock = threading.Lock()        # two pipelines on their way through may want the same image
 
     def __len__(self) -> int:

@@ -2,9 +2,7 @@
 
 import contextlib
 import re
-import signal
-import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import mindspore as ms
@@ -12,7 +10,7 @@ import mindspore.dataset as ds
 import numpy as np
 from mindspore.dataset import transforms
 
-from ms_vit.data.folder import IMAGE_EXTENSIONS, scan
+from ms_vit.data.folder import IMAGE_EXTENSIONS, class_folders, indexed, scan
 from ms_vit.data.labels import Labels
 from ms_vit.data.memory import Kept, size_in_memory
 from ms_vit.data.transforms import Preprocessing
@@ -25,77 +23,96 @@ from ms_vit.progress import say
 READY = 4
 
 
-def folder_pipeline(split: Path, labels: Labels, preprocessing: Preprocessing, *, batch_size: int, training: bool,
-                    seed: int = 0, workers: int | None = None, keep: int = 0) -> ds.Dataset:
+class Batches:
     """Batches of every image below `split`, which holds one folder a class, named by an id or a name of `labels`.
 
     Training shuffles and leaves out an incomplete last batch; evaluation keeps the order and the last, smaller batch.
-    The same seed and the same number of workers give bitwise the same batches.
+    Order and augmentation of an epoch follow from the seed, the epoch and the number of workers alone, to the bit.
 
     keep: bytes of memory that decoded images may take. Where they fit, the first epoch keeps them for those after it;
     evaluation's batches are bitwise the same then, and training's but for what RandomCropDecodeResize makes of a JPEG
     at the very edges of its crop.
+    leave_out: files that are passed over.
 
     Raises DataError where a folder is no class of `labels`, or there are too few images for one batch.
     """
-    files = images_below(split, labels)
-    count = len(files)
-    if training and count < batch_size:
-        raise DataError(f"{split} has {count} images, fewer than one batch of {batch_size}; set train.batch_size lower")
-    workers = workers or cpu_count()
-    ds.config.set_seed(seed)
-    ds.config.set_prefetch_size(READY)
 
-    def files_by(sampler: ds.Sampler) -> ds.Dataset:
-        return ds.ImageFolderDataset(str(split), sampler=sampler, num_parallel_workers=workers,
-                                     extensions=list(extensions()), class_indexing=labels.index)
-
-    order = Order(count, seed if training else None)
-    once, each = preprocessing.split()
-    size = size_in_memory(files, once.operations()) if keep and once.transforms else 0
-    if 0 < size <= keep:
-        say(f"{split}: {count:,} decoded images stay in memory, {size / 1e6:,.1f} MB")
-        first = order.indices(order.epoch)
-        decoded = files_by(ds.SubsetSampler(first)).map(once.operations(), "image", num_parallel_workers=workers)
-        # One thread: all that is left to do in Python is to hand an array on.
-        images = ds.GeneratorDataset(Kept(numpy_batches(decoded), first), ["image", "label"], sampler=order,
-                                     num_parallel_workers=1, python_multiprocessing=False)
-        preprocessing = each
-    else:
-        images = files_by(order)
-    images = images.map(preprocessing.operations(), "image", num_parallel_workers=workers)
-    images = images.map(transforms.TypeCast(ms.int32), "label", num_parallel_workers=1)
-    return images.batch(batch_size, drop_remainder=training, num_parallel_workers=1)
-
-
-class Order(ds.Sampler):
-    """Every one of `count` images once an epoch: with a seed in an order that follows from it and the epoch alone.
-
-    Each iterator of mindspore.dataset goes through a copy of it, from `epoch` on.
-    """
-
-    def __init__(self, count: int, seed: int | None, epoch: int = 0):
-        super().__init__(count)
-        self.count = count
+    def __init__(self, split: Path, labels: Labels, preprocessing: Preprocessing, *, batch_size: int, training: bool,
+                 seed: int = 0, workers: int | None = None, keep: int = 0, leave_out: Collection[Path] = ()):
+        self.split = split
+        self.class_index = labels.index
+        self.batch_size = batch_size
+        self.training = training
         self.seed = seed
-        self.epoch = epoch
+        self.workers = workers or cpu_count()
+        wanted = set(images_below(split, labels)) - set(leave_out)
+        self.files = [file for folder in class_folders(split) for file in indexed(folder)]      # MindSpore's
+        self.taken = np.array([index for index, file in enumerate(self.files) if file in wanted], np.int64)
+        if len(self.taken) < (batch_size if training else 1):
+            raise DataError(f"{split} has {len(self.taken)} images, fewer than one batch of {batch_size}; "
+                            "set train.batch_size lower")
+        self.once, self.each = preprocessing.split()
+        self.whole = preprocessing
+        size = size_in_memory([self.files[i] for i in self.taken], self.once.operations()) \
+            if keep and self.once.transforms else 0
+        self.fit = 0 < size <= keep
+        self.kept: Kept | None = None
+        if self.fit:
+            say(f"{split}: {len(self):,} decoded images stay in memory, {size / 1e6:,.1f} MB")
 
-    def indices(self, epoch: int) -> list[int]:
-        if self.seed is None:
-            return list(range(self.count))
-        return np.random.default_rng((self.seed, epoch)).permutation(self.count).tolist()
+    def __len__(self) -> int:
+        """Images."""
+        return len(self.taken)
 
-    def __iter__(self) -> Iterator[int]:
-        indices = self.indices(self.epoch)
-        self.epoch += 1
-        return iter(indices)
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+        return len(self) // self.batch_size if self.training else -(-len(self) // self.batch_size)
+
+    def order(self, epoch: int) -> list[int]:
+        """Which of `files` come in an epoch, one after the other: indices of ImageFolderDataset."""
+        if not self.training:
+            return self.taken.tolist()
+        return self.taken[np.random.default_rng((self.seed, epoch)).permutation(len(self))].tolist()
+
+    def files_of(self, epoch: int, batch: int) -> list[Path]:
+        """The images of one batch."""
+        start = batch * self.batch_size
+        return [self.files[index] for index in self.order(epoch)[start:start + self.batch_size]]
+
+    def epoch(self, epoch: int = 0, *, skip: int = 0) -> ds.Dataset:
+        """A pipeline of one epoch's batches, but for the first `skip`; to be gone through at once.
+
+        What is skipped is made all the same, and dropped: random operations can't be told to draw as if it had been.
+        """
+        order = self.order(epoch)
+        # Each epoch has a seed of its own, which its random operations take when they are made, now.
+        ds.config.set_seed(int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0]))
+        ds.config.set_prefetch_size(READY)
+        images = self.from_memory(order) if self.fit else self.from_files(order)
+        operations = (self.each if self.fit else self.whole).operations()
+        images = images.map(operations, "image", num_parallel_workers=self.workers)
+        images = images.map(transforms.TypeCast(ms.int32), "label", num_parallel_workers=1)
+        images = images.batch(self.batch_size, drop_remainder=self.training, num_parallel_workers=1)
+        return images.skip(skip) if skip else images
+
+    def from_files(self, order: list[int]) -> ds.Dataset:
+        endings = sorted({file.suffix for file in self.files})      # in the case that they are written in
+        return ds.ImageFolderDataset(str(self.split), sampler=ds.SubsetSampler(order), extensions=endings,
+                                     num_parallel_workers=self.workers, class_indexing=self.class_index)
+
+    def from_memory(self, order: list[int]) -> ds.Dataset:
+        if self.kept is None:
+            decoded = self.from_files(order).map(self.once.operations(), "image", num_parallel_workers=self.workers)
+            self.kept = Kept(numpy_batches(decoded), order, len(self.files))
+        # One thread: all that is left to do in Python is to hand an array on.
+        return ds.GeneratorDataset(self.kept, ["image", "label"], sampler=ds.SubsetSampler(order),
+                                   num_parallel_workers=1, python_multiprocessing=False)
 
 
 def numpy_batches(pipeline: ds.Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Goes through a pipeline once."""
-    iterator = pipeline.create_tuple_iterator(num_epochs=1, output_numpy=True)
-    interruptible()
-    return iterator
+    return pipeline.create_tuple_iterator(num_epochs=1, output_numpy=True)
 
 
 @contextlib.contextmanager
@@ -108,18 +125,6 @@ def naming_bad_images() -> Iterator[None]:
         if not found:
             raise
         raise DataError(f'{found[1]} can\'t be decoded; remove it ("ms-vit check" finds all such files)') from error
-
-
-def interruptible() -> None:
-    """Gives signals back to Python: each new iterator of mindspore.dataset has its own handlers kill the process."""
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.getsignal(number))
-
-
-def extensions() -> list[str]:
-    """Endings that MindSpore is to take, in both the cases that cameras write."""
-    return [*IMAGE_EXTENSIONS, *(ending.upper() for ending in IMAGE_EXTENSIONS)]
 
 
 def images_below(split: Path, labels: Labels) -> list[Path]:

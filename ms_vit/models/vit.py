@@ -3,6 +3,8 @@
 B images, C channels, N tokens of width D, H heads of width d. Parameters carry timm's names.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 from mindspore import Parameter, nn, ops
@@ -23,22 +25,50 @@ def dense(inputs: int, outputs: int) -> kernels.Dense:
     return kernels.Dense(inputs, outputs, weight_init=XavierUniform(), bias_init="zeros")
 
 
+class ConvStage(nn.Cell):
+    """A stage of a conv stem, channels last: [B, H, W, C] -> [B, H / 2, W / 2, D].
+
+    Xiao et al. have BatchNorm and ReLU here. LayerNorm and GELU, as everywhere else in this model, do without
+    statistics of the batch, which would tie an image's logits to its neighbours in training.
+    """
+
+    def __init__(self, channels: int, dim: int, *, gelu: kernels.Kind = "exact", epsilon: float = 1e-6):
+        super().__init__()
+        self.conv = kernels.StridedConv(channels, dim)
+        self.norm = kernels.LayerNorm(dim, epsilon=epsilon)
+        self.gelu = kernels.Gelu(gelu)
+
+    def construct(self, x):
+        return self.gelu(self.norm(self.conv(x)))
+
+
 class PatchEmbedding(nn.Cell):
     """Cuts images into patches and projects each (sec. 3.1, eq. 1): [B, C, H, W] -> [B, N, D].
 
-    Sides that are no multiple of the patch are padded with zeros at the right and the bottom.
+    Sides that are no multiple of the patch are padded with zeros at the right and the bottom. With a conv `stem` a
+    patch passes stages of convolution, which see over its border, and what they leave of it is projected (Xiao et al.
+    2021, "Early Convolutions Help Transformers See Better", sec. 4).
     """
 
-    def __init__(self, image_size: tuple[int, int], patch_size: int, channels: int, dim: int):
+    def __init__(self, image_size: tuple[int, int], patch_size: int, channels: int, dim: int, *,
+                 stem: Sequence[int] = (), gelu: kernels.Kind = "exact", epsilon: float = 1e-6):
         super().__init__()
+        if stem and patch_size != 2 ** len(stem):
+            raise ValueError(f"a stem of {len(stem)} stages, each halving the image, makes patches of {2 ** len(stem)} "
+                             f"pixels, not {patch_size}")
         height, width = image_size
         self.grid = (-(-height // patch_size), -(-width // patch_size))
         self.padding = (0, self.grid[1] * patch_size - width, 0, self.grid[0] * patch_size - height)
-        self.proj = kernels.PatchConv(channels, dim, patch_size)
+        self.stem = nn.SequentialCell([ConvStage(inputs, outputs, gelu=gelu, epsilon=epsilon)
+                                       for inputs, outputs in pairwise((channels, *stem))]) if stem else None
+        self.proj = dense(stem[-1], dim) if stem else kernels.PatchConv(channels, dim, patch_size)
 
     def construct(self, x):
         if self.padding != (0, 0, 0, 0):
             x = ops.pad(x, self.padding)
+        if self.stem is not None:
+            x = self.stem(x.transpose(0, 2, 3, 1))                 # [B, H / p, W / p, C']
+            x = x.reshape(x.shape[0], -1, x.shape[-1])             # [B, N, C']
         return self.proj(x)
 
 
@@ -50,11 +80,11 @@ class FeedForward(nn.Cell):
         self.fc1 = dense(dim, mlp_dim)
         self.fc2 = dense(mlp_dim, dim)
         self.gelu = kernels.Gelu(gelu)
-        self.dropout = nn.Dropout(p=dropout)
+        self.drop1, self.drop2 = kernels.Dropout(dropout), kernels.Dropout(dropout)
 
     def construct(self, x):
-        x = self.dropout(self.gelu(self.fc1(x)))               # [B, N, M]
-        return self.dropout(self.fc2(x))                       # [B, N, D]
+        x = self.drop1(self.gelu(self.fc1(x)))                 # [B, N, M]
+        return self.drop2(self.fc2(x))                         # [B, N, D]
 
 
 class Attention(nn.Cell):
@@ -73,7 +103,7 @@ class Attention(nn.Cell):
         self.qkv = dense(dim, 3 * num_heads * head_dim)
         self.attend = kernels.Attend(num_heads, head_dim, attention_dropout)
         self.proj = dense(num_heads * head_dim, dim)
-        self.dropout = nn.Dropout(p=dropout)
+        self.dropout = kernels.Dropout(dropout)
 
     def construct(self, x):
         x = self.attend(self.qkv(x))                           # [B, N, H * d]
@@ -93,11 +123,11 @@ class EncoderBlock(nn.Cell):
         self.norm2 = kernels.LayerNorm(dim, epsilon=epsilon)
         self.mlp = FeedForward(dim, mlp_dim, dropout=dropout, gelu=gelu)
         self.ls2 = kernels.LayerScale(dim) if layer_scale else nn.Identity()
-        self.drop_path = kernels.DropPath(drop_path)
+        self.drop_path1, self.drop_path2 = kernels.DropPath(drop_path), kernels.DropPath(drop_path)
 
     def construct(self, x):
-        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
-        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
 
 class TransformerEncoder(nn.SequentialCell):
@@ -117,6 +147,7 @@ class ViT(nn.Cell):
     image_size: side of the square input, or (height, width), in pixels.
     pool: what the head sees. "cls": the class token (the paper), "mean": the mean of the patch tokens
         (Beyer et al. 2022), "flatten": all patch tokens side by side.
+    stem: channels of convolutions ahead of the patches, each halving the image; patch_size is 2 ** their number.
     dropout: after the positions, the attention and both layers of the MLP. attention_dropout: on attention weights.
     drop_path: stochastic depth of the last block. All three are shares dropped, from 0 to below 1.
     gelu: "exact" as timm and PyTorch, "tanh" as JAX; "tanh" is several times faster on a CPU.
@@ -130,19 +161,21 @@ class ViT(nn.Cell):
     layer_scale: a learned factor for each channel of the residual branches.
     norm_after_pool: the last LayerNorm (then called fc_norm) follows the pooling, as in MAE and timm's mean pooling.
 
-    Raises ValueError where `dim` is not divisible by `num_heads` and no `head_dim` is given.
+    Raises ValueError where `dim` is not divisible by `num_heads` and no `head_dim` is given, and where a stem doesn't
+    make patches of `patch_size`.
     """
 
     def __init__(self, *, image_size: int | tuple[int, int], patch_size: int, num_classes: int, dim: int, depth: int,
                  num_heads: int, mlp_dim: int, channels: int = 3, head_dim: int | None = None, pool: Pool = "cls",
-                 dropout: float = 0.0, attention_dropout: float = 0.0, drop_path: float = 0.0,
-                 gelu: kernels.Kind = "exact", epsilon: float = 1e-6, class_token: bool | None = None,
-                 distilled: bool = False, registers: int = 0, class_position: bool = True, layer_scale: bool = False,
-                 norm_after_pool: bool = False):
+                 stem: Sequence[int] = (), dropout: float = 0.0, attention_dropout: float = 0.0,
+                 drop_path: float = 0.0, gelu: kernels.Kind = "exact", epsilon: float = 1e-6,
+                 class_token: bool | None = None, distilled: bool = False, registers: int = 0,
+                 class_position: bool = True, layer_scale: bool = False, norm_after_pool: bool = False):
         super().__init__()
         self.pool = pool
         self.class_position = class_position
-        self.patch_embed = PatchEmbedding(pair(image_size), patch_size, channels, dim)
+        self.patch_embed = PatchEmbedding(pair(image_size), patch_size, channels, dim, stem=stem, gelu=gelu,
+                                          epsilon=epsilon)
         tokens = self.patch_embed.grid[0] * self.patch_embed.grid[1]
 
         self.cls_token = token(1, dim) if pool == "cls" or class_token else None
@@ -151,7 +184,7 @@ class ViT(nn.Cell):
         self.extra_tokens = int(self.cls_token is not None) + int(distilled) + registers
         positions = tokens + (self.extra_tokens if class_position else 0)
         self.pos_embed = Parameter(initializer(TruncatedNormal(0.02), (1, positions, dim)))
-        self.dropout = nn.Dropout(p=dropout)
+        self.dropout = kernels.Dropout(dropout)
 
         self.blocks = TransformerEncoder(dim, depth, num_heads, mlp_dim, head_dim=head_dim, dropout=dropout,
                                          attention_dropout=attention_dropout, drop_path=drop_path,

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,17 +39,24 @@ class ModelSpec:
                    preprocessing=Preprocessing(**values["preprocessing"]))
 
 
-def save_parameters(path: Path, parameters: list[Parameter], spec: ModelSpec | None = None) -> None:
-    """Writes parameters under their names, with the spec, where given, in the file's metadata."""
-    arrays = {parameter.name: parameter.asnumpy() for parameter in parameters}
+def save_parameters(path: Path, parameters: dict[str, Parameter], spec: ModelSpec | None = None) -> None:
+    """Writes parameters by their names, with the spec, where given, in the file's metadata."""
+    arrays = {name: parameter.asnumpy() for name, parameter in parameters.items()}
     save_arrays(path, arrays, {METADATA_KEY: spec.to_json()} if spec else None)
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
-    """Writes a safetensors file with a new file's usual permissions; save_file alone lets only its owner read it."""
+    """Writes a safetensors file with a new file's usual permissions; save_file alone lets only its owner read it.
+
+    Raises OSError where it can't be written.
+    """
     path.touch()
     mode = path.stat().st_mode
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata=metadata)
+    try:
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata=metadata)
+    except SafetensorError as error:        # its way to say that the disk is full
+        number = re.search(r"os error (\d+)", str(error))
+        raise (OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else error) from error
     path.chmod(mode)
 
 
@@ -68,11 +77,10 @@ def spec_of(metadata: dict[str, str], path: Path) -> ModelSpec:
         raise DataError(f"{path} has damaged metadata, or is of another version of ms-vit") from error
 
 
-def set_parameters(parameters: list[Parameter], arrays: dict[str, np.ndarray], path: Path) -> None:
+def set_parameters(parameters: dict[str, Parameter], arrays: dict[str, np.ndarray], path: Path) -> None:
     """Sets every parameter from the array of its name; anything missing, left over or of another shape is an error."""
-    wanted = {parameter.name: parameter for parameter in parameters}
-    refuse_misfits(path, *misfits(wanted, arrays))
-    for name, parameter in wanted.items():
+    refuse_misfits(path, *misfits(parameters, arrays))
+    for name, parameter in parameters.items():
         parameter.set_data(ms.Tensor(np.ascontiguousarray(arrays[name]), parameter.dtype))
 
 

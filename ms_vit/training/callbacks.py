@@ -1,5 +1,6 @@
-"""What happens around the steps of Model.train: metrics, progress, validation, checkpoints."""
+"""What happens around the steps of Model.train: metrics, progress, checkpoints, and when to stop."""
 
+import contextlib
 import json
 import math
 import time
@@ -10,28 +11,40 @@ from typing import Any
 import numpy as np
 from mindspore.train import Callback
 
-from ms_vit.data.pipeline import interruptible
-from ms_vit.errors import DataError
 from ms_vit.progress import progress, say
-from ms_vit.reports.scores import Scores
+from ms_vit.signals import Stop
 from ms_vit.training.checkpoint import Checkpoints, RunState
 
 
 class MetricsFile:
-    """metrics.jsonl: a line every k steps and a line an epoch."""
+    """metrics.jsonl: a line every k steps and a line an epoch. Where it can't be written, training goes on."""
 
     def __init__(self, path: Path):
         self.path = path
+        self.told = False
 
     def write(self, **values: Any) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(values) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(values) + "\n")
+        except OSError as error:
+            if not self.told:
+                say(f"can't write {self.path} ({(error.strerror or str(error)).lower()}); training goes on without")
+            self.told = True
 
-    def rewind(self, step: int) -> None:
-        """Drops what an interrupted run wrote after the step from which it goes on."""
-        if self.path.is_file():
-            lines = [line for line in self.path.read_text().splitlines() if json.loads(line)["step"] <= step]
-            self.path.write_text("".join(line + "\n" for line in lines))
+    def rewind(self, state: RunState) -> None:
+        """Drops what an interrupted run wrote after the checkpoint from which it goes on."""
+        if not self.path.is_file():
+            return
+        kept = []
+        for text in self.path.read_text().splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):     # half a line, if its process was killed
+                line = json.loads(text)
+                if line["step"] <= state.step and ("val_top1" not in line or line["epoch"] <= state.epoch):
+                    kept.append(text + "\n")
+        part = self.path.with_name(f".{self.path.name}.part")
+        part.write_text("".join(kept))
+        part.replace(self.path)
 
 
 class DataWait(Callback):
@@ -93,7 +106,7 @@ class Steps(Callback):
         self.device = device
         self.data_wait = data_wait
         self.logged = self.began_epoch = data_wait.seconds      # marks
-        self.losses: list[Any] = []         # of this epoch; read on demand, since reading waits for the device
+        self.loss = self.norm = 0.0         # of the last step
         self.seconds = 0.0                  # spent in the steps after the first
         self.timed_steps = 0
         self.bar: Any = None                # from the first step on: compiling would spoil its rate
@@ -106,125 +119,124 @@ class Steps(Callback):
     def images_per_second(self) -> float:
         return self.batch_size * self.timed_steps / self.seconds if self.seconds else 0.0
 
-    @property
-    def mean_loss(self) -> float:
-        """Of the epoch so far."""
-        return float(np.mean([loss.asnumpy() for loss in self.losses]))
-
-    def on_train_begin(self, run_context: Any) -> None:
-        self.began = time.perf_counter()
-        say("compiling the training step")
-
     def on_train_epoch_begin(self, run_context: Any) -> None:
-        self.losses = []
         self.began_epoch = self.data_wait.seconds
         self.last = time.perf_counter()
-
-    def on_train_step_begin(self, run_context: Any) -> None:
-        interruptible()
+        if self.bar is None:
+            say("compiling the training step")
 
     def on_train_step_end(self, run_context: Any) -> None:
-        self.losses.append(run_context.original_args().net_outputs)
+        self.loss, self.norm = (float(value.asnumpy()) for value in run_context.original_args().net_outputs)
         self.state.step += 1
-        if self.state.step % self.log_every == 0:
-            self.log()
+        self.state.loss_sum += self.loss
         now = time.perf_counter()
         if self.bar is None:
-            say(f"compiled and took the first step in {now - self.began:.1f} s")
+            say(f"compiled and took the first step in {now - self.last:.1f} s")
             self.bar = progress("training", self.total, "steps", done=self.state.step)
         else:
             self.seconds += now - self.last
             self.timed_steps += 1
             self.bar.update()
         self.last = now
+        if self.state.step % self.log_every == 0:
+            self.log()
         if self.timed_steps == self.WARM:
             self.estimate()
 
     def log(self) -> None:
-        loss = float(self.losses[-1].asnumpy())
-        if self.bar:
-            self.bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
-        self.metrics.write(step=self.state.step, epoch=self.state.epoch + 1, loss=loss,
-                           lr=float(self.learning_rates[self.state.step - 1]),
+        self.bar.set_postfix_str(f"loss {self.loss:.3f}", refresh=False)
+        self.metrics.write(step=self.state.step, epoch=self.state.epoch + 1, loss=self.loss, grad_norm=self.norm,
+                           lr=float(self.learning_rates[self.state.step - 1]) / 2**self.state.rollbacks,
                            images_per_second=round(self.images_per_second, 1),
                            data_wait=round(self.data_wait.share(self.logged), 4))
         self.logged = self.data_wait.seconds
 
     def estimate(self) -> None:
-        self.losses[-1].asnumpy()           # waits for the device, so that the time is whole
-        self.seconds += time.perf_counter() - self.last
         left = (self.total - self.state.step) * self.seconds / self.timed_steps
         say(f"{self.images_per_second:.0f} images/s on {self.device}: {self.total - self.state.step:,} steps will take "
             f"about {duration(left)}, and validation on top")
 
-    def on_train_end(self, run_context: Any) -> None:
+    def go_back(self, state: RunState) -> None:
+        """Goes on from an earlier state."""
+        self.state = state
+        if self.bar:
+            self.bar.n = state.step
+
+    def close(self) -> None:
         if self.bar:
             self.bar.close()
 
 
-class Divergence(Callback):
-    """Stops a run whose loss is no number, or stays far above what it began with and what guessing would give.
+class Diverged(Exception):
+    """The run can't go on from here; the argument says why."""
 
-    chance: the loss of guessing, ln(classes).
+
+class Divergence(Callback):
+    """Raises Diverged where loss or gradient are no numbers, or the loss stays far above its running level.
+
+    chance: the loss of guessing, ln(classes). Far is more than half of it, or of the level if that is higher.
     """
 
     PATIENCE = 3        # steps: one batch alone may be hard
-    FACTOR = 1.5
+    MEMORY = 0.98       # of the running level, about 50 steps
 
-    def __init__(self, steps: Steps, *, chance: float, checkpoints: Checkpoints):
+    def __init__(self, steps: Steps, *, chance: float):
         super().__init__()
         self.steps = steps
         self.chance = chance
-        self.checkpoints = checkpoints
-        self.bound = 0.0
         self.above = 0
 
     def on_train_step_end(self, run_context: Any) -> None:
-        loss = float(self.steps.losses[-1].asnumpy())
-        self.bound = self.bound or self.FACTOR * max(loss, self.chance)
-        self.above = self.above + 1 if loss > self.bound else 0
-        if math.isfinite(loss) and self.above < self.PATIENCE:
-            return
-        last = self.checkpoints.newest()
-        raise DataError(f"the run diverged at step {self.steps.state.step}: the loss is {loss:.4g}, guessing has "
-                        f"{self.chance:.2f}. Lower optimizer.lr or lengthen schedule.warmup_epochs, and give another "
-                        f"--run; the last good checkpoint is {last or 'none yet'}")
+        state, loss = self.steps.state, self.steps.loss
+        if not math.isfinite(loss) or not math.isfinite(self.steps.norm):
+            raise Diverged(f"the loss is {loss:.4g}, the gradients' norm {self.steps.norm:.4g}")
+        level = state.loss_level or loss
+        self.above = self.above + 1 if loss > level + max(level, self.chance) / 2 else 0
+        if self.above >= self.PATIENCE:
+            raise Diverged(f"the loss is {loss:.4g}, and was about {level:.4g} before")
+        state.loss_level = self.MEMORY * level + (1 - self.MEMORY) * loss
 
 
-class Epochs(Callback):
-    """At the end of an epoch: validates, writes the metrics, and saves a checkpoint where one is due.
+class Saving(Callback):
+    """Saves a checkpoint every so many minutes, and ends a run that is asked to stop.
 
-    validate: scores the network as it is. save: writes a checkpoint of the state.
+    write: writes the checkpoint of the run as it is. Where it can't be written, training goes on.
     """
 
-    def __init__(self, steps: Steps, *, epochs: int, every: int, validate: Callable[[], Scores],
-                 save: Callable[[RunState], None]):
+    def __init__(self, steps: Steps, checkpoints: Checkpoints, stop: Stop, *, write: Callable[[], None], minutes: float,
+                 keep: int):
         super().__init__()
         self.steps = steps
-        self.epochs = epochs
-        self.every = every
-        self.validate = validate
-        self.save = save
+        self.checkpoints = checkpoints
+        self.stop = stop
+        self.write = write
+        self.interval = 60 * minutes
+        self.keep = keep
+        self.failed = ""            # why the last checkpoint couldn't be written
+        self.seconds = 0.0          # spent
+        self.last = time.perf_counter()
 
-    def on_train_epoch_end(self, run_context: Any) -> None:
-        state = self.steps.state
-        state.epoch += 1
-        train_loss = self.steps.mean_loss
-        began = time.perf_counter()
-        scores = self.validate()
-        best = scores.top1 > state.best_top1
-        if best:
-            state.best_top1, state.best_step = scores.top1, state.step
-        self.steps.metrics.write(
-            step=state.step, epoch=state.epoch, train_loss=train_loss, val_loss=scores.loss, val_top1=scores.top1,
-            val_top5=scores.top5, images_per_second=round(self.steps.images_per_second, 1),
-            data_wait=round(self.steps.data_wait.share(self.steps.began_epoch), 4),
-            validation_seconds=round(time.perf_counter() - began, 2))
-        say(f"epoch {state.epoch:{len(str(self.epochs))}} of {self.epochs}: loss {train_loss:.3f}, "
-            f"val loss {scores.loss:.3f}, top-1 {100 * scores.top1:.2f} %, top-5 {100 * scores.top5:.2f} %"
-            + (" (best)" if best else ""))
-        if best or state.epoch % self.every == 0 or state.epoch == self.epochs:
-            self.save(state)
+    def on_train_step_end(self, run_context: Any) -> None:
+        self.stop.check()
+        if time.perf_counter() - self.last >= self.interval:
+            self.save()
+
+    def save(self) -> None:
+        began, self.failed = time.perf_counter(), ""
+        try:
+            self.write()
+        except OSError as error:
+            self.failed = (error.strerror or str(error)).lower()
+            say(f"can't save step {self.steps.state.step} in {self.checkpoints.folder} ({self.failed}); "
+                "training goes on")
+        else:
+            try:
+                self.checkpoints.prune(self.keep)
+            except OSError as error:
+                say(f"can't remove an old checkpoint in {self.checkpoints.folder} "
+                    f"({(error.strerror or str(error)).lower()}); training goes on")
+        self.last = time.perf_counter()
+        self.seconds += self.last - began
 
 
 def duration(seconds: float) -> str:

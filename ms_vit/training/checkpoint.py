@@ -1,34 +1,45 @@
-"""A run's checkpoints: RUN/checkpoints/STEP/{model,optimizer}.safetensors, state.json, manifest.json.
+"""A run's checkpoints: RUN/checkpoints/STEP/{model,optimizer,ema}.safetensors, state.json, manifest.json.
 
 A checkpoint is written beside its place, flushed to disk and renamed. It counts only with its manifest, the SHA-256 of
-each file. LAST and BEST hold a step's name and are replaced atomically.
+each file. LAST and BEST hold a step's name and are replaced atomically. ema.safetensors lies there where the run keeps
+a moving average of its weights; then that is what is validated, and what other verbs take.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from mindspore import Parameter
 
 from ms_vit.errors import DataError
-from ms_vit.models.vit import ViT
 from ms_vit.models.weights import ModelSpec, read_arrays, save_parameters, set_parameters
 from ms_vit.progress import say
 
-MODEL = "model.safetensors"
+MODEL, AVERAGE, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
+STATE, MANIFEST = "state.json", "manifest.json"
+Parts = dict[str, dict[str, Parameter]]     # by file and name
 
 
 @dataclass
 class RunState:
-    """How far a run is: optimiser steps and epochs done, and its best validation so far."""
+    """How far a run is, and what its next steps depend on besides parameters.
+
+    step: optimiser steps done. epoch: epochs done, validation included. workers: threads that read images, by whose
+    number the random draws of augmentation are shared out. rollbacks: see Divergence.
+    """
 
     step: int = 0
     epoch: int = 0
     best_top1: float = -1.0
     best_step: int = 0
+    workers: int = 0
+    loss_sum: float = 0.0       # of the epoch under way
+    loss_level: float = 0.0     # its running mean, see Divergence
+    rollbacks: int = 0
 
 
 class Checkpoints:
@@ -37,23 +48,29 @@ class Checkpoints:
     def __init__(self, run: Path):
         self.folder = run / "checkpoints"
 
-    def save(self, net: ViT, spec: ModelSpec, optimizer: list[Parameter], state: RunState) -> None:
-        """Writes the checkpoint of `state.step` and points LAST, and BEST where it is the best, to it."""
+    def save(self, parts: Parts, spec: ModelSpec, state: RunState, about: dict[str, Any]) -> None:
+        """Writes the checkpoint of `state.step` and points LAST, and BEST where it is the best, to it.
+
+        parts: parameters by the file they go into, with MODEL and OPTIMIZER among them, maybe AVERAGE. about: what
+        state.json tells besides. Raises OSError where it can't be written; those that are there stay as they are.
+        """
         name = f"{state.step:08d}"
-        part = self.folder / f".{name}.part"
+        part, old = self.folder / f".{name}.part", self.folder / f".{name}.old"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         try:
-            save_parameters(part / MODEL, list(net.get_parameters()), spec)
-            save_parameters(part / "optimizer.safetensors", optimizer)
-            (part / "state.json").write_text(json.dumps(asdict(state), indent=1))
-            manifest = {file.name: sha256(file) for file in sorted(part.iterdir())}
-            (part / "manifest.json").write_text(json.dumps(manifest, indent=1))
-            for file in part.iterdir():
-                flush(file)
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+            for file, parameters in parts.items():
+                save_parameters(part / file, parameters, None if file == OPTIMIZER else spec)
+            (part / STATE).write_text(json.dumps(asdict(state) | about, indent=1))
+            manifest = {path.name: sha256(path) for path in sorted(part.iterdir())}
+            (part / MANIFEST).write_text(json.dumps(manifest, indent=1))
+            for path in part.iterdir():
+                flush(path)
+            if (self.folder / name).exists():       # saved once before the epoch's end was dealt with
+                (self.folder / name).rename(old)
             part.rename(self.folder / name)
             flush(self.folder)
+            shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(part, ignore_errors=True)
         self.point("LAST", name)
@@ -67,11 +84,21 @@ class Checkpoints:
         part.replace(self.folder / pointer)
 
     def prune(self, keep: int) -> None:
-        """Removes all but the newest `keep` checkpoints and the best."""
+        """Removes all but the newest `keep` checkpoints and the best; raises OSError where one can't be removed."""
         best = self.pointed("BEST")
         for folder in self.steps()[keep:]:
             if folder != best:
+                (folder / MANIFEST).unlink(missing_ok=True)     # from now on it is none, however far this gets
                 shutil.rmtree(folder)
+
+    def tidy(self) -> None:
+        """Removes what a killed process left half-written; only for who holds the run's lock."""
+        for left in self.folder.glob(".*.old"):
+            whole = self.folder / left.name[1:].removesuffix(".old")
+            if not whole.exists():
+                left.rename(whole)
+        for left in (*self.folder.glob(".*.old"), *self.folder.glob(".*.part")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     def steps(self) -> list[Path]:
         """Checkpoint folders, the newest first."""
@@ -94,15 +121,30 @@ class Checkpoints:
                 return folder
         return None
 
-    def restore(self, folder: Path, net: ViT, optimizer: list[Parameter]) -> RunState:
-        """Sets network and optimiser to a checkpoint's; returns the state of the run."""
-        for name, parameters in ((MODEL, list(net.get_parameters())), ("optimizer.safetensors", optimizer)):
-            set_parameters(parameters, read_arrays(folder / name), folder / name)
-        return RunState(**json.loads((folder / "state.json").read_text()))
+    def restore(self, folder: Path, parts: Parts) -> None:
+        """Sets parameters to a checkpoint's; `parts` as for `save`."""
+        for file, parameters in parts.items():
+            set_parameters(parameters, read_arrays(folder / file), folder / file)
+
+
+def read_state(folder: Path) -> RunState:
+    """The state of the run at a checkpoint. Raises DataError where state.json is none."""
+    try:
+        read = json.loads((folder / STATE).read_text())
+        values = {field.name: read.get(field.name, field.default) for field in fields(RunState)}
+        if any(type(values[field.name]) is not type(field.default) for field in fields(RunState)):
+            raise ValueError
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(f"{folder / STATE} is no state of a run; remove {folder}, and the same command goes on from "
+                        "the checkpoint before it") from error
+    return RunState(**values)
 
 
 def model_file(checkpoint: Path) -> Path:
-    """The weights of a run folder (the best, else the newest), of one of its checkpoints, or the file itself."""
+    """The weights of a run folder (the best, else the newest), of one of its checkpoints, or the file itself.
+
+    Where a checkpoint has averaged weights, those.
+    """
     if checkpoint.is_file() or (checkpoint / "config.json").is_file():     # the latter is a hub's folder
         return checkpoint
     if (checkpoint / MODEL).is_file():
@@ -115,7 +157,7 @@ def model_file(checkpoint: Path) -> Path:
         raise DataError(f"{checkpoint} {reason}; give a run folder, one of its checkpoints, or a weight file")
     if fault := fault_of(folder):
         raise DataError(f"{fault}; give another checkpoint of the run")
-    return folder / MODEL
+    return folder / (AVERAGE if (folder / AVERAGE).is_file() else MODEL)
 
 
 def run_folder(weights: Path) -> Path:
@@ -127,12 +169,15 @@ def run_folder(weights: Path) -> Path:
 def fault_of(folder: Path) -> str | None:
     """What is wrong with a checkpoint, in words, or None."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = json.loads((folder / MANIFEST).read_text())
+        lacks = {MODEL, OPTIMIZER, STATE} - manifest.keys()
+        if lacks:
+            return f"{folder / MANIFEST} lacks {', '.join(sorted(lacks))}"
         for name, digest in manifest.items():
             if sha256(folder / name) != digest:
                 return f"{folder / name} differs from its manifest"
     except (OSError, ValueError, AttributeError) as error:
-        missing = getattr(error, "filename", None) or folder / "manifest.json"
+        missing = getattr(error, "filename", None) or folder / MANIFEST
         return f"{missing} is missing or damaged"
     return None
 

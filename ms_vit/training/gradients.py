@@ -20,7 +20,7 @@ def _scaled(factor, x):
 
 
 class Gradients(nn.Cell):
-    """(images [B, 3, H, W], labels [B]) -> the batch's mean loss, and its gradients by `params`.
+    """(images [B, 3, H, W], labels [B] or targets [B, C]) -> the batch's mean loss, and its gradients by `params`.
 
     Both are multiplied by the scale of `scaler` where there is one (float16).
     """
@@ -46,8 +46,8 @@ class Gradients(nn.Cell):
 class RecomputedGradients(Gradients):
     """Keeps the input of each block alone, and runs a block again when its gradient is due (Chen et al. 2016).
 
-    Cell.recompute() is meant to do the same, and on the CPU saves nothing. The second run of a block must draw what the
-    first drew, so there may be no dropout.
+    Cell.recompute() is meant to do the same, and on the CPU saves nothing. The second run of a block draws what the
+    first drew, since dropout follows the step (kernels/dropout.py).
     """
 
     def __init__(self, net: nn.Cell, loss: nn.Cell, params: list[Parameter], scaler=None):
@@ -95,20 +95,24 @@ class Accumulated(nn.Cell):
     """Cuts a batch into equal parts, takes their gradients one after the other, and returns the means.
 
     Activations of one part are in memory at a time. Without dropout the result is the whole batch's, up to rounding.
+    `number`, int32 [1], tells which part is under way.
     """
 
-    def __init__(self, gradients: Gradients, parts: int):
+    def __init__(self, gradients: Gradients, parts: int, number: Parameter):
         super().__init__(auto_prefix=False)
         self.part = gradients
         self.parts = parts
+        self.number = number
         self.share = Tensor(1 / parts, ms.float32)
 
     def construct(self, images, labels):
         images = images.reshape(self.parts, -1, *images.shape[1:])                     # [parts, B / parts, 3, H, W]
-        labels = labels.reshape(self.parts, -1)
+        labels = labels.reshape(self.parts, -1, *labels.shape[1:])
+        ops.assign(self.number, Tensor([0], ms.int32))
         loss, gradients = self.part(images[0], labels[0])
         i = Tensor(1, ms.int32)
         while i < self.parts:                           # a loop of the graph: compiled once
+            ops.assign(self.number, i.reshape(1))
             next_loss, next_gradients = self.part(ops.gather(images, i, 0), ops.gather(labels, i, 0))
             loss = loss + next_loss
             gradients = each(added, gradients, next_gradients)

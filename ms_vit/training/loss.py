@@ -7,7 +7,8 @@ from mindspore import nn, ops
 class CrossEntropy(nn.Cell):
     """Mean cross-entropy of logits [B, C] and labels [B] (int32), in float32: a scalar.
 
-    label_smoothing spreads its share evenly over all C classes (Szegedy et al. 2016, sec. 7), as PyTorch and timm.
+    Targets [B, C] that sum to 1 (float32, as mixup gives them) may take the labels' place. label_smoothing spreads its
+    share evenly over all C classes (Szegedy et al. 2016, sec. 7), as PyTorch and timm.
     """
 
     def __init__(self, label_smoothing: float = 0.0):
@@ -17,5 +18,8 @@ class CrossEntropy(nn.Cell):
     def construct(self, logits, labels):
         log_probabilities = ops.log_softmax(logits.astype(ms.float32), -1)             # [B, C]
         classes = logits.shape[-1]
-        target = ops.one_hot(labels, classes, ms.Tensor(1.0 - self.smoothing, ms.float32), ms.Tensor(0.0, ms.float32))
-        return -((target + self.smoothing / classes) * log_probabilities).sum(-1).mean()
+        targets = labels
+        if labels.ndim == 1:
+            targets = ops.one_hot(labels, classes, ms.Tensor(1.0, ms.float32), ms.Tensor(0.0, ms.float32))
+        targets = (1.0 - self.smoothing) * targets + self.smoothing / classes
+        return -(targets * log_probabilities).sum(-1).mean()

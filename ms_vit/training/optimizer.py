@@ -66,7 +66,7 @@ class Adam(nn.Cell):
     layer_decay: each block learns by this factor less than the one after it; see learning_rate_scale.
     decoupled: True shrinks weights by lr * weight_decay (AdamW), False adds weight_decay * w to gradients (Adam).
 
-    State: `step` int32 [1], and for each parameter its first and second moment.
+    State: `step` int32 [1]; `lr_scale` float32 [1], a factor of every rate; each parameter's first and second moment.
     """
 
     def __init__(self, params: list[Parameter], learning_rates: np.ndarray, *,
@@ -77,6 +77,7 @@ class Adam(nn.Cell):
         self.moment1 = self.params.clone(prefix="moment1", init="zeros")
         self.moment2 = self.params.clone(prefix="moment2", init="zeros")
         self.step = Parameter(Tensor([0], ms.int32), name="step")
+        self.lr_scale = Parameter(Tensor([1], ms.float32), name="lr_scale")
         self.learning_rates = Tensor(learning_rates, ms.float32)
         self.last = len(learning_rates) - 1
         self.beta1, self.beta2 = betas
@@ -86,11 +87,11 @@ class Adam(nn.Cell):
         self.decoupled = decoupled
 
     def state(self) -> list[Parameter]:
-        """All that a resumed run needs, under the names that it is saved by."""
-        return [self.step, *self.moment1, *self.moment2]
+        """All that a resumed run needs."""
+        return [self.step, self.lr_scale, *self.moment1, *self.moment2]
 
     def construct(self, gradients):
-        base_lr = self.learning_rates[ops.minimum(self.step, self.last)].reshape(())
+        base_lr = (self.learning_rates[ops.minimum(self.step, self.last)] * self.lr_scale).reshape(())
         t = (self.step + 1).astype(ms.float32).reshape(())
         beta1_power = ops.pow(Tensor(self.beta1, ms.float32), t)
         beta2_power = ops.pow(Tensor(self.beta2, ms.float32), t)

@@ -1,58 +1,80 @@
 """One training step, compiled as one graph: forward, backward, clip, update."""
 
 import mindspore as ms
-from mindspore import Tensor, amp, nn, ops
+from mindspore import Parameter, Tensor, amp, nn, ops
 
 from ms_vit.models import kernels
+from ms_vit.models.kernels.dropout import follow
+from ms_vit.training.average import Average
 from ms_vit.training.gradients import Accumulated, Gradients, RecomputedGradients, each, scaled
+from ms_vit.training.mixup import Mixup
+from ms_vit.training.optimizer import Adam
 
 
-class ClipByGlobalNorm(nn.Cell):
-    """Scales all gradients by one factor so that their joint L2 norm is at most `max_norm` (Pascanu et al. 2013)."""
+class GlobalNorm(nn.Cell):
+    """The joint L2 norm of a tuple of gradients, a scalar."""
 
-    def __init__(self, max_norm: float):
+    def __init__(self):
         super().__init__()
-        self.max_norm = max_norm
         self.square_sum = kernels.SquareSum()
 
     def construct(self, gradients):
-        norm = ops.sqrt(ops.addn(each(self.square_sum, gradients)))
-        factor = ops.minimum(self.max_norm / (norm + 1e-6), Tensor(1.0, ms.float32))
-        return each(ops.partial(scaled, factor), gradients)
+        return ops.sqrt(ops.addn(each(self.square_sum, gradients)))
 
 
 class TrainStep(nn.Cell):
-    """(images [B, 3, H, W], labels [B]) -> the batch's mean loss, a scalar; updates the network's parameters.
+    """(images [B, 3, H, W], labels [B]) -> the batch's mean loss and its gradients' joint norm; updates the parameters.
 
-    clip_norm: bound of the gradients' joint norm; 0 leaves them as they are.
+    clip_norm: bound of the gradients' joint norm, to which they are scaled (Pascanu et al. 2013); 0 leaves them alone.
     scale_loss: for float16 (`amp_level` O2 and O3): scales the loss so that small gradients survive, leaves a step
         out whose gradients overflow, and adapts the scale (Micikevicius et al. 2018, sec. 3.2).
-    recompute: run each block again in the backward pass instead of keeping what it computed; not with dropout.
+    recompute: run each block again in the backward pass instead of keeping what it computed.
     accumulate: parts that a batch is cut into, one after the other; must divide B.
+    mixup: blends the batch first. average: follows the parameters. seed: of what dropout drops.
     """
 
-    def __init__(self, net: nn.Cell, loss: nn.Cell, optimizer: nn.Cell, *, clip_norm: float = 0.0,
-                 scale_loss: bool = False, recompute: bool = False, accumulate: int = 1):
+    def __init__(self, net: nn.Cell, loss: nn.Cell, optimizer: Adam, *, clip_norm: float = 0.0,
+                 scale_loss: bool = False, recompute: bool = False, accumulate: int = 1, mixup: Mixup | None = None,
+                 average: Average | None = None, seed: int = 0):
         super().__init__(auto_prefix=False)
         self.net = net
         self.optimizer = optimizer
-        self.clip = ClipByGlobalNorm(clip_norm) if clip_norm > 0 else None
+        self.norm = GlobalNorm()
+        self.clip_norm = clip_norm
         self.scaler = amp.DynamicLossScaler(2**16, 2, 2000) if scale_loss else None
+        self.mixup = mixup
+        self.average = average
+        self.part = Parameter(Tensor([0], ms.int32), name="part", requires_grad=False)
+        follow(net, optimizer.step, self.part, seed)
         gradients = (RecomputedGradients if recompute else Gradients)(net, loss, optimizer.params, self.scaler)
-        self.gradients = Accumulated(gradients, accumulate) if accumulate > 1 else gradients
+        self.gradients = Accumulated(gradients, accumulate, self.part) if accumulate > 1 else gradients
+
+    def state(self) -> dict[str, Parameter]:
+        """All that a resumed run needs besides the network and its average, by the names that it is saved under."""
+        scaler = [self.scaler.scale_value, self.scaler.counter] if self.scaler is not None else []
+        return {parameter.name: parameter for parameter in (*self.optimizer.state(), *scaler)}
 
     def construct(self, images, labels):
+        if self.mixup is not None:
+            images, labels = self.mixup(images, labels, self.optimizer.step)
         loss, gradients = self.gradients(images, labels)
         if self.scaler is None:
-            return ops.depend(loss, self.apply(gradients))
+            norm = self.norm(gradients)
+            return ops.depend(loss, self.apply(gradients, norm)), norm
         loss, gradients = self.scaler.unscale(loss), self.scaler.unscale(gradients)
         finite = amp.all_finite(gradients)
         self.scaler.adjust(finite)
+        norm = Tensor(0.0, ms.float32)              # of a step that is left out
         if finite:
-            loss = ops.depend(loss, self.apply(gradients))
-        return loss
+            norm = self.norm(gradients)
+            loss = ops.depend(loss, self.apply(gradients, norm))
+        return loss, norm
 
-    def apply(self, gradients):
-        if self.clip is not None:
-            gradients = self.clip(gradients)
-        return self.optimizer(gradients)
+    def apply(self, gradients, norm):
+        if self.clip_norm > 0:
+            factor = ops.minimum(self.clip_norm / (norm + 1e-6), Tensor(1.0, ms.float32))
+            gradients = each(ops.partial(scaled, factor), gradients)
+        done = self.optimizer(gradients)
+        if self.average is not None:
+            done = self.average(ops.depend(self.optimizer.step, done))
+        return done

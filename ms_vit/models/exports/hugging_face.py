@@ -42,6 +42,7 @@ def write(source: Source, path: Path) -> None:
     config = source.config
     refuse("Hugging Face", {
         "mean pooling": config["pool"] == "mean",
+        "conv stem of this kind": bool(config["stem"]),
         "flattening head": config["pool"] == "flatten",
         "fc_norm": config["norm_after_pool"],
         "registers": config["registers"] > 0,

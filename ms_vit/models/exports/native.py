@@ -12,7 +12,7 @@ from ms_vit.models.weights import save_parameters
 
 
 def write(source: Source, path: Path) -> None:
-    save_parameters(path, list(source.net.get_parameters()), source.spec)
+    save_parameters(path, source.net.parameters_dict(), source.spec)
 
 
 def run(path: Path) -> Callable[[np.ndarray], np.ndarray]:

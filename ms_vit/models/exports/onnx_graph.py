@@ -84,11 +84,31 @@ class Writer:
         """Images -> [B, N, D]. Sides that are no multiple of the patch are padded at the right and the bottom."""
         add, patch = self.graph.add, self.config["patch_size"]
         _, height, width = self.source.image_shape
-        x = add("patch_embed.proj", "Conv", "images", self.own("patch_embed.proj.weight"),
-                self.own("patch_embed.proj.bias"), kernel_shape=[patch, patch], strides=[patch, patch],
-                pads=[0, 0, -height % patch, -width % patch])
+        padding = (-height % patch, -width % patch)
+        if self.config["stem"]:
+            x = add("patch_embed.flat", "Reshape", self.stem("images", padding),
+                    self.graph.constant("patch_embed.shape", [-1, self.patches, self.config["stem"][-1]]))
+            return self.layer("patch_embed.proj", x)
+        x = self.conv("patch_embed.proj", "images", stride=patch, pads=[0, 0, *padding])
         shape = self.graph.constant("patch_embed.shape", [-1, self.config["dim"], self.patches])
         return add("patch_embed", "Transpose", add("patch_embed.flat", "Reshape", x, shape), perm=[0, 2, 1])
+
+    def stem(self, x: str, padding: tuple[int, int]) -> str:
+        """[B, C, H, W] -> [B, H / p, W / p, C']."""
+        add, (bottom, right) = self.graph.add, padding
+        for index in range(len(self.config["stem"])):
+            name = f"patch_embed.stem.{index}"
+            if index:
+                x, bottom, right = add(f"{name}.first", "Transpose", x, perm=[0, 3, 1, 2]), 0, 0
+            x = self.conv(f"{name}.conv", x, stride=2, pads=[1, 1, 1 + bottom, 1 + right])
+            x = self.norm(f"{name}.norm", add(f"{name}.last", "Transpose", x, perm=[0, 2, 3, 1]))
+            x = self.gelu(f"{name}.gelu", x)
+        return x
+
+    def conv(self, name: str, x: str, *, stride: int, pads: list[int]) -> str:
+        """Channels first; `pads` are top, left, bottom, right."""
+        return self.graph.add(name, "Conv", x, self.own(f"{name}.weight"), self.own(f"{name}.bias"),
+                              strides=[stride, stride], pads=pads)
 
     def tokens(self, x: str) -> str:
         """[B, N, D] -> [B, extra + N, D]: extra tokens in front, positions added."""

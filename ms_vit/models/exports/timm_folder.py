@@ -21,6 +21,7 @@ def write(source: Source, path: Path) -> None:
     config = source.config
     distilled = config["distilled"]
     refuse("timm", {
+        "conv stem of this kind": bool(config["stem"]),
         "flattening head": config["pool"] == "flatten",
         "head_dim of its own": config["head_dim"] * config["num_heads"] != config["dim"],
         "image size that is no multiple of the patch": source.padded,

@@ -13,6 +13,8 @@ from mindspore import Parameter, nn, ops
 from mindspore.common.initializer import Constant, HeUniform, initializer
 
 from ms_vit.models.kernels import compiled
+from ms_vit.models.kernels.dropout import Dropout as Dropout
+from ms_vit.models.kernels.dropout import DropPath as DropPath
 
 Kind = Literal["exact", "tanh"]
 
@@ -191,6 +193,40 @@ class PatchConv(nn.Cell):
         return x.reshape(b, (h // p) * (w // p), -1)
 
 
+class StridedConv(nn.Cell):
+    """A 3x3 convolution at stride 2, channels last: [B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), D].
+
+    On the CPU a matrix product of its windows, since the forward of MindSpore 2.10's own Conv2d is slow there. Zeros
+    surround the image; the weight keeps the shape of a convolution, [D, C, 3, 3].
+    """
+
+    def __init__(self, channels: int, dim: int):
+        super().__init__()
+        self.weight = Parameter(initializer(HeUniform(negative_slope=math.sqrt(5)), (dim, channels, 3, 3)))
+        self.bias = Parameter(initializer("zeros", (dim,)))
+        self.fused = compiled.Windows() if compiled.wanted() else None
+        self.native = None if on("CPU") else ops.Conv2D(dim, 3, stride=2, pad_mode="pad", pad=1)
+        self.linear = Linear()
+
+    def construct(self, x):
+        if self.native is not None:
+            y = self.native(x.transpose(0, 3, 1, 2), self.weight)
+            return ops.bias_add(y, self.bias).transpose(0, 2, 3, 1)
+        x = self.fused(x) if self.fused is not None and x.dtype == ms.float32 else self.windows(x)
+        b, h, w, c = x.shape
+        x = self.linear(x.reshape(-1, c), self.weight.transpose(0, 2, 3, 1).reshape(-1, c), self.bias)
+        return x.reshape(b, h, w, -1)
+
+    def windows(self, x):
+        """As compiled.Windows. Strided slices would do, but their gradient fails on the CPU."""
+        b, h, w, c = (x.shape[0], (x.shape[1] + 1) // 2, (x.shape[2] + 1) // 2, x.shape[3])
+        x = ops.pad(x, (0, 0, 1, 1, 1, 1))
+        around = ops.arange(3)
+        x = ops.gather(x, (2 * ops.arange(h).reshape(-1, 1) + around).reshape(-1), 1)          # [B, 3 * H / 2, W, C]
+        x = ops.gather(x, (2 * ops.arange(w).reshape(-1, 1) + around).reshape(-1), 2)
+        return x.reshape(b, h, 3, w, 3, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h, w, 9 * c)
+
+
 class Attend(nn.Cell):
     """softmax(q k^T / sqrt(d)) v for each head (Vaswani et al. 2017, eq. 1): [B, N, 3 * H * d] -> [B, N, H * d].
 
@@ -204,7 +240,7 @@ class Attend(nn.Cell):
         self.width = num_heads * head_dim
         self.scale = head_dim ** -0.5
         self.rate = dropout
-        self.dropout = nn.Dropout(p=dropout)
+        self.dropout = Dropout(dropout)
         self.scores = ops.BatchMatMul(transpose_b=True)
         self.mix = ops.BatchMatMul()
         self.softmax = ops.Softmax(axis=-1)
@@ -230,20 +266,3 @@ class Attend(nn.Cell):
     def heads(self, x):
         b, n, _ = x.shape
         return x.reshape(b, n, self.num_heads, self.head_dim).transpose(0, 2, 1, 3)
-
-
-class DropPath(nn.Cell):
-    """Stochastic depth (Huang et al. 2016): drops a residual branch for whole samples, [B, N, D] -> [B, N, D].
-
-    `rate` is the share dropped; what stays is scaled by 1 / (1 - rate), so that evaluation needs no change.
-    """
-
-    def __init__(self, rate: float = 0.0):
-        super().__init__()
-        self.dropout = nn.Dropout(p=rate)
-        self.rate = rate
-
-    def construct(self, x):
-        if self.rate == 0.0 or not self.training:
-            return x
-        return x * self.dropout(ops.ones((x.shape[0], 1, 1), ms.float32)).astype(x.dtype)

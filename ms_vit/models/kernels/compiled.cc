@@ -1,7 +1,8 @@
-// LayerNorm, GELU and attention for the CPU, forward and backward, each in one pass over memory.
+// LayerNorm, GELU, attention, dropout and a convolution's windows for the CPU, each in one pass over memory, with the
+// gradients of all.
 //
 // MindSpore calls these through ops.Custom ("aot"); compiled.py builds this file and wraps them. Every function gets the
-// addresses and shapes of its inputs, then of its outputs, all of them float32 and contiguous; it returns 0.
+// addresses and shapes of its inputs, then of its outputs, contiguous and float32 unless said; it returns 0.
 // Matrices are row-major. Every sum is taken in one order on any number of threads, so results don't depend on it.
 
 #include <algorithm>
@@ -153,6 +154,13 @@ struct Tanh {
     return s + x * s * (1.0f - s) * 1.5957691216f * (1.0f + 3 * 0.044715f * x * x);
   }
 };
+
+// A hash that leaves no pattern: Chris Wellons' lowbias32.
+inline uint32_t mixed(uint32_t x) {
+  x = (x ^ (x >> 16)) * 0x7feb352du;
+  x = (x ^ (x >> 15)) * 0x846ca68bu;
+  return x ^ (x >> 16);
+}
 
 // --- small matrix products, on one thread
 
@@ -375,6 +383,70 @@ KERNEL(gelu_tanh) { return gelu<Tanh>(addresses, dims, shapes); }
 // x, dy -> dx
 KERNEL(gelu_exact_grad) { return gelu_grad<Exact>(addresses, dims, shapes); }
 KERNEL(gelu_tanh_grad) { return gelu_grad<Tanh>(addresses, dims, shapes); }
+
+// x, step [1], part [1], salt [2] (these as int32), (threshold, scale) [2] -> y, that is x times the scale or 0, as the hash
+// of all these and of the place says
+KERNEL(dropout) {
+  const float *x = floats(addresses)[0], *numbers = floats(addresses)[4];
+  float* y = floats(addresses)[5];
+  const auto whole = [&](int i) { return static_cast<const uint32_t*>(addresses[i]); };
+  const uint32_t* salt = whole(3);
+  const uint32_t first = mixed(mixed(whole(1)[0] ^ salt[0]) + whole(2)[0]), second = mixed(first ^ salt[1]);
+  const uint32_t threshold = static_cast<uint32_t>(numbers[0]);
+  const float scale = numbers[1];
+  pieces(size_of(shapes[0], dims[0]), 16384, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const uint32_t bits = mixed(mixed(static_cast<uint32_t>(i) ^ first) + second) >> 8;
+      y[i] = x[i] * (bits >= threshold ? scale : 0.0f);
+    }
+  });
+  return 0;
+}
+
+// x [B, H, W, C] -> y [B, H', W', 9 * C], the 3x3 windows around every second pixel, with zeros beyond the border
+KERNEL(windows) {
+  const float* x = floats(addresses)[0];
+  float* y = floats(addresses)[1];
+  const int64_t height = shapes[0][1], width = shapes[0][2], channels = shapes[0][3];
+  const int64_t rows = shapes[1][1], columns = shapes[1][2];
+  parallel(shapes[0][0] * rows, [&](int64_t row) {
+    const float* image = x + row / rows * height * width * channels;
+    float* to = y + row * columns * 9 * channels;
+    for (int64_t column = 0; column < columns; ++column)
+      for (int64_t h = 2 * (row % rows) - 1, below = h + 3; h < below; ++h)
+        for (int64_t w = 2 * column - 1, beyond = w + 3; w < beyond; ++w, to += channels)
+          if (0 <= h && h < height && 0 <= w && w < width)
+            std::copy_n(image + (h * width + w) * channels, channels, to);
+          else
+            std::fill_n(to, channels, 0.0f);
+  });
+  return 0;
+}
+
+// x [B, H, W, C], dy [B, H', W', 9 * C] -> dx [B, H, W, C]; every pixel sums what the windows got from it
+KERNEL(windows_grad) {
+  const float* dy = floats(addresses)[1];
+  float* dx = floats(addresses)[2];
+  const int64_t height = shapes[0][1], width = shapes[0][2], channels = shapes[0][3];
+  const int64_t rows = shapes[1][1], columns = shapes[1][2];
+  parallel(shapes[0][0] * height, [&](int64_t row) {
+    const int64_t image = row / height, h = row % height;
+    float* line = dx + row * width * channels;
+    std::fill_n(line, width * channels, 0.0f);
+    for (int64_t i = (h + 1) % 2; i < 3; i += 2) {  // h is line i of the windows around line h + 1 - i
+      const int64_t around = (h + 1 - i) / 2;
+      if (around >= rows) continue;
+      const float* from = dy + ((image * rows + around) * columns * 3 + i) * 3 * channels;
+      for (int64_t column = 0; column < columns; ++column, from += 9 * channels)
+        for (int64_t j = 0; j < 3; ++j) {
+          const int64_t w = 2 * column - 1 + j;
+          if (w < 0 || w >= width) continue;
+          for (int64_t c = 0; c < channels; ++c) line[w * channels + c] += from[j * channels + c];
+        }
+    }
+  });
+  return 0;
+}
 
 // x [..., D], weight [D], bias [D], epsilon [1] -> y [..., D]
 KERNEL(layer_norm) {

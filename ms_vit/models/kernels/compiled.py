@@ -156,6 +156,36 @@ class Attention(Single):
         return (self.backward(qkv, self.heads, out, dout),)
 
 
+class Dropout(Single):
+    """(x [...], step [1], part [1], salt [2], (threshold, scale) [2]) -> [...], float32; the second to fourth int32."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop = operator("dropout", lambda x, s, p, t, n: x, lambda x, s, p, t, n: x)
+
+    def construct(self, x, step, part, salt, numbers):
+        return self.drop(x, step, part, salt, numbers)
+
+    def bprop(self, x, step, part, salt, numbers, out, dout):
+        return (self.drop(dout, step, part, salt, numbers), ops.zeros_like(step), ops.zeros_like(part),
+                ops.zeros_like(salt), ops.zeros_like(numbers))
+
+
+class Windows(Single):
+    """The 3x3 windows around every second pixel: [B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), 9 * C], float32."""
+
+    def __init__(self):
+        super().__init__()
+        self.forward = operator("windows", lambda x: [x[0], (x[1] + 1) // 2, (x[2] + 1) // 2, 9 * x[3]], lambda x: x)
+        self.backward = operator("windows_grad", lambda x, dy: x, lambda x, dy: x)
+
+    def construct(self, x):
+        return self.forward(x)
+
+    def bprop(self, x, out, dout):
+        return (self.backward(x, dout),)
+
+
 class SquareSum(Single):
     """The sum of all squares: [...] -> [1], float32; without a gradient."""
 

@@ -1,0 +1,92 @@
+"""Dropout whose masks can be drawn again: each follows from a seed, the layer, the step and the place in the tensor.
+
+MindSpore's random operators keep a state that nobody can save: a resumed run would drop other elements than an unbroken
+one, and a block that runs a second time for its gradient (train.recompute) others than it did the first time.
+"""
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from ms_vit.models.kernels import compiled
+
+
+class Dropout(nn.Cell):
+    """Drops a share of all elements in training, and scales the others by 1 / (1 - rate): [...] -> [...].
+
+    (Srivastava et al. 2014, "Dropout"; scaled in training, so that evaluation needs no change.) Until `follow` tells it
+    what to follow, it draws by MindSpore's own generator.
+    """
+
+    def __init__(self, rate: float = 0.0):
+        super().__init__()
+        self.rate = rate
+        self.native = nn.Dropout(p=rate)
+        self.fused = compiled.Dropout() if compiled.wanted() else None
+        self.threshold = round(rate * 2**24)            # of 24 bits
+        self.scale = 1 / (1 - rate)
+        self.numbers = Tensor([self.threshold, self.scale], ms.float32)
+        self.salt = Tensor([0, 0], ms.int32)
+        self.step = self.part = None
+
+    def follow(self, step: Parameter, part: Parameter, salt: np.ndarray) -> None:
+        """Masks follow from salt, int32 [2], and the values that `step` and `part`, int32 [1], have at the time."""
+        self.salt = Tensor(salt)
+        # Past Cell's own __setattr__, which would make them parameters of the network.
+        object.__setattr__(self, "step", step)
+        object.__setattr__(self, "part", part)
+
+    def construct(self, x):
+        if self.rate == 0.0 or not self.training:
+            return x
+        if self.step is None:
+            return self.native(x)
+        if self.fused is not None and x.dtype == ms.float32:
+            return self.fused(x, self.step, self.part, self.salt, self.numbers)
+        return x * self.mask(x)
+
+    def mask(self, x):
+        """As `dropout` of compiled.cc, to the bit."""
+        first = mixed(mixed(ops.bitwise_xor(self.step, self.salt[0])) + self.part)
+        second = mixed(ops.bitwise_xor(first, self.salt[1]))
+        columns = x.shape[-1]
+        rows = x.size // columns
+        places = ops.arange(rows, dtype=ms.int32).reshape(-1, 1) * columns + ops.arange(columns, dtype=ms.int32)
+        bits = shifted(mixed(mixed(ops.bitwise_xor(places, first)) + second), 8)
+        return ((bits >= self.threshold).astype(ms.float32) * self.scale).reshape(x.shape).astype(x.dtype)
+
+
+class DropPath(nn.Cell):
+    """Stochastic depth (Huang et al. 2016): drops a residual branch for whole samples, [B, N, D] -> [B, N, D].
+
+    `rate` is the share dropped; what stays is scaled by 1 / (1 - rate), so that evaluation needs no change.
+    """
+
+    def __init__(self, rate: float = 0.0):
+        super().__init__()
+        self.dropout = Dropout(rate)
+        self.rate = rate
+
+    def construct(self, x):
+        if self.rate == 0.0 or not self.training:
+            return x
+        return x * self.dropout(ops.ones((x.shape[0], 1, 1), ms.float32)).astype(x.dtype)
+
+
+def follow(net: nn.Cell, step: Parameter, part: Parameter, seed: int) -> None:
+    """Has all dropout of a network follow the optimiser's step, the part of the batch (both int32 [1]), and a seed."""
+    layers = [cell for _, cell in net.cells_and_names() if isinstance(cell, Dropout)]
+    for number, layer in enumerate(layers):
+        layer.follow(step, part, np.random.SeedSequence((seed, number)).generate_state(2).view(np.int32))
+
+
+def mixed(x):
+    """A hash of whole numbers that leaves no pattern: Chris Wellons' lowbias32, on int32 that wrap around."""
+    x = ops.bitwise_xor(x, shifted(x, 16)) * 0x7FEB352D
+    x = ops.bitwise_xor(x, shifted(x, 15)) * (0x846CA68B - 2**32)
+    return ops.bitwise_xor(x, shifted(x, 16))
+
+
+def shifted(x, bits: int):
+    """x >> bits, with zeros coming in at the left."""
+    return ops.bitwise_and(ops.bitwise_right_shift(x, ops.full_like(x, bits)), 2**(32 - bits) - 1)

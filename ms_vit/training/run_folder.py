@@ -1,0 +1,90 @@
+"""A run's folder: one process at a time, one recipe."""
+
+import contextlib
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ms_vit
+from ms_vit.errors import UsageError
+from ms_vit.progress import say
+from ms_vit.recipe import Recipe
+
+try:
+    import fcntl
+except ImportError:     # Windows
+    fcntl = None  # type: ignore[assignment]
+
+# What may differ when a run goes on; epochs only upward. All but the last two leave every number as it is.
+FREE = {"train.log_every", "train.on_divergence", "checkpoint.every_epochs", "checkpoint.every_minutes",
+        "checkpoint.keep", "data.root", "data.workers", "train.epochs"}
+
+
+@contextlib.contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Makes the run folder where there is none, and keeps other processes out; the lock goes with this process.
+
+    A folder that is made here and in which nothing comes to lie goes again. Raises UsageError where a run is under way.
+    """
+    made = [folder for folder in (run, *run.parents) if not folder.exists()]
+    run.mkdir(parents=True, exist_ok=True)
+    lock = run / ".lock"
+    with contextlib.ExitStack() as stack:
+        if fcntl is not None:
+            file = stack.enter_context(lock.open("a"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UsageError(f"another process is training in {run}; wait for it, or give another --run") from error
+            except OSError as error:        # a file system without locks
+                say(f"{run} can't be locked ({(error.strerror or str(error)).lower()}); let only one process use it")
+        try:
+            yield
+        finally:
+            if made and [entry.name for entry in run.iterdir()] == [lock.name]:
+                lock.unlink()
+            with contextlib.suppress(OSError):      # the first that isn't empty
+                for folder in made:
+                    folder.rmdir()
+
+
+def open_run(run: Path, recipe: Recipe) -> None:
+    """Writes recipe.yaml, or sees to it that the one that is there is the same but for what may change.
+
+    Raises UsageError with the keys that make it another run.
+    """
+    file = run / "recipe.yaml"
+    text = f"# {versions()}\n{recipe.to_yaml()}"
+    if file.is_file():
+        old = Recipe.load(file)
+        changed = changes(old.as_dict(), recipe.as_dict())
+        free = FREE if recipe.train.epochs > old.train.epochs else FREE - {"train.epochs"}
+        refused = [told for key, told in changed.items() if key not in free]
+        if refused:
+            raise UsageError(f"{run} was trained with another recipe ({'; '.join(refused)}); "
+                             "give another --run, or remove that folder")
+        if not changed:
+            return
+        say(f"{run} goes on with {'; '.join(changed.values())}")
+    part = run / ".recipe.part"
+    part.write_text(text)
+    part.replace(file)
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
+    """The keys that differ, each with what they were and are, in words."""
+    return {f"{section}.{key}": f"{section}.{key} was {old[section][key]}, is {value}" for section in new
+            for key, value in new[section].items() if old[section][key] != value}
+
+
+def versions() -> str:
+    """What a run is made with."""
+    source = Path(__file__).parents[2]
+    git = ["git", "-C", str(source), "describe", "--always", "--dirty"]
+    found = subprocess.run(git, capture_output=True, text=True) if (source / ".git").exists() else None
+    revision = f" (git {found.stdout.strip()})" if found and found.returncode == 0 else ""
+    others = (f"{package} {importlib.metadata.version(package)}" for package in ("mindspore", "numpy"))
+    return f"ms-vit {ms_vit.__version__}{revision}, {', '.join(others)}, Python {platform.python_version()}"

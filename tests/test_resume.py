@@ -1,0 +1,474 @@
+"""A run that was stopped, killed or damaged ends as one that wasn't, to the bit."""
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import wait_for
+
+import ms_vit
+from ms_vit import cli
+from ms_vit.errors import DataError, UsageError
+from ms_vit.recipe import Recipe
+from ms_vit.signals import Interrupted
+from ms_vit.training import checkpoint, run_folder
+from ms_vit.training.callbacks import MetricsFile, Saving, Steps
+from ms_vit.training.checkpoint import Checkpoints, read_state
+
+EPOCHS, STEPS = 3, 6        # steps of an epoch
+# Everything that draws random numbers is on.
+CHANGES = {"train.epochs": EPOCHS, "train.batch_size": 16, "train.log_every": 1, "train.ema": 0.9, "model.depth": 2,
+           "model.dim": 16, "model.mlp_dim": 32, "model.num_heads": 2, "model.dropout": 0.1,
+           "model.attention_dropout": 0.1, "model.drop_path": 0.2, "augment.mixup": 0.4, "schedule.warmup_epochs": 0.5,
+           "data.workers": 2}
+TIMES = {"images_per_second", "data_wait", "validation_seconds"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A tenth of the digits."""
+    root = tmp_path_factory.mktemp("data")
+    ms_vit.download("digits", root)
+    for split, kept in (("train", 10), ("val", 3)):
+        for folder in (root / "digits" / split).iterdir():
+            for file in sorted(folder.iterdir())[kept:]:
+                file.unlink()
+    return root
+
+
+def recipe(root, **changes) -> Recipe:
+    return Recipe.load("digits", CHANGES | {"data.root": root} | changes)
+
+
+def outcome(run: Path) -> dict:
+    """All that a run comes to, but for times."""
+    last = run / "checkpoints" / (run / "checkpoints/LAST").read_text().strip()
+    files = {file.name: file.read_bytes() for file in last.iterdir() if file.suffix == ".safetensors"}
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    metrics = [{key: line[key] for key in line if key not in TIMES} for line in lines]
+    return files | {"metrics": metrics, "state": read_state(last), "best": (run / "checkpoints/BEST").read_text()}
+
+
+@pytest.fixture(scope="module")
+def unbroken(root, tmp_path_factory):
+    run = tmp_path_factory.mktemp("unbroken") / "run"
+    ms_vit.train(recipe(root), run)
+    return outcome(run)
+
+
+def stop_at(step: int, monkeypatch) -> None:
+    """Has the next run find a SIGTERM at the end of a step."""
+    ended = Saving.on_train_step_end
+
+    def end(saving, context):
+        if saving.steps.state.step == step:
+            saving.stop.number = signal.SIGTERM
+        ended(saving, context)
+
+    monkeypatch.setattr(Saving, "on_train_step_end", end)
+
+
+def test_an_unbroken_run_has_all_that_a_resumed_one_needs(unbroken):
+    assert {"model.safetensors", "ema.safetensors", "optimizer.safetensors"} <= unbroken.keys()
+    assert unbroken["model.safetensors"] != unbroken["ema.safetensors"]
+    assert unbroken["state"].step == EPOCHS * STEPS and unbroken["state"].workers == 2
+    assert len(unbroken["metrics"]) == EPOCHS * (STEPS + 1)
+
+
+# The first and last step, both sides of an epoch's end, and steps drawn anew each time.
+@pytest.mark.parametrize("step", [1, STEPS, STEPS + 1, EPOCHS * STEPS, *random.sample(range(2, STEPS * EPOCHS), 1)])
+def test_a_run_stopped_at_a_step_ends_in_the_same_bits(step, root, unbroken, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_at(step, patch)
+        ms_vit.train(recipe(root), tmp_path / "run")
+    assert f"stopped after step {step}, which is saved" in capsys.readouterr().err
+    assert read_state(Checkpoints(tmp_path / "run").newest()).step == step
+    ms_vit.train(recipe(root), tmp_path / "run")
+    assert outcome(tmp_path / "run") == unbroken
+
+
+def test_stopped_in_validation_a_run_is_saved_and_goes_on_to_the_same_bits(root, unbroken, tmp_path, monkeypatch):
+    from ms_vit.training import run as module
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        def until(stop, batches):
+            stop.number = signal.SIGINT
+            return module_until(stop, batches)
+
+        module_until = module.until
+        patch.setattr(module, "until", until)
+        ms_vit.train(recipe(root), tmp_path / "run")
+    state = read_state(Checkpoints(tmp_path / "run").newest())
+    assert (state.step, state.epoch) == (STEPS, 0)
+    ms_vit.train(recipe(root), tmp_path / "run")
+    assert outcome(tmp_path / "run") == unbroken
+
+
+# --- real signals and kills, from outside
+
+def command(root: Path, run: Path, **changes) -> list[str]:
+    options = CHANGES | {"data.root": root} | changes
+    return [sys.executable, "-m", "ms_vit.train", "--recipe", "digits", "--run", str(run), "--json",
+            *(f"--{key}={value}" for key, value in options.items())]
+
+
+def start(*arguments, **changes) -> subprocess.Popen:
+    return subprocess.Popen(command(*arguments, **changes), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                            text=True)
+
+
+def logged(run: Path) -> int:
+    """The last step that a run has told of."""
+    file = run / "metrics.jsonl"
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_first_signal_saves_and_exits_with_its_code(number, code, root, tmp_path):
+    process = start(root, tmp_path / "run", **{"train.epochs": 400})
+    wait_for(lambda: logged(tmp_path / "run") > 2)
+    process.send_signal(number)
+    told = process.communicate(timeout=60)[1].splitlines()
+    assert process.returncode == code, told
+    saved = read_state(Checkpoints(tmp_path / "run").newest()).step
+    assert f"stopped after step {saved}, which is saved" in told
+    assert told[-1] == "ms-vit: interrupted; the same command again goes on"
+    assert saved == logged(tmp_path / "run")
+
+
+def test_the_second_signal_ends_at_once(root, tmp_path):
+    """In the seconds in which the first step compiles, the first signal has to wait."""
+    process = start(root, tmp_path / "run")
+    for line in process.stderr:
+        if "compiling the training step" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert Checkpoints(tmp_path / "run").newest() is None
+    assert [path.name for path in (tmp_path / "run").iterdir() if path.name != ".lock"] == ["recipe.yaml"]
+
+
+def killed_until_done(root: Path, run: Path, kills: int, seed: int) -> None:
+    """A run that saves after every step, and is killed at so many random moments."""
+    draw = random.Random(seed)
+    often = {"checkpoint.every_minutes": 0}
+    for _ in range(kills):
+        before = logged(run)
+        process = start(root, run, **often)
+        # Anywhere: while MindSpore is imported, the graph compiled, a step taken, a checkpoint written, or at the end.
+        if draw.random() < 0.8:
+            wait_for(lambda before=before, process=process: logged(run) > before or process.poll() is not None)
+            time.sleep(draw.random() * 0.3)
+        else:
+            time.sleep(draw.random() * 8)
+        process.kill()
+        process.communicate()
+    last = start(root, run, **often)
+    told = last.communicate(timeout=120)[1]
+    assert last.returncode == 0, told
+
+
+def test_a_killed_run_ends_in_the_same_bits(root, unbroken, tmp_path):
+    killed_until_done(root, tmp_path / "run", kills=2, seed=random.randrange(1000))
+    assert outcome(tmp_path / "run") == unbroken
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("seed", range(10))
+def test_a_run_killed_five_times_ends_in_the_same_bits(seed, root, unbroken, tmp_path):
+    killed_until_done(root, tmp_path / "run", kills=5, seed=seed)
+    assert outcome(tmp_path / "run") == unbroken
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("step", range(2, EPOCHS * STEPS))
+def test_a_run_stopped_at_any_step_ends_in_the_same_bits(step, root, unbroken, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_at(step, patch)
+        ms_vit.train(recipe(root), tmp_path / "run")
+    ms_vit.train(recipe(root), tmp_path / "run")
+    assert outcome(tmp_path / "run") == unbroken
+
+
+def test_a_second_run_on_a_folder_is_refused_and_a_dead_ones_lock_is_gone(root, tmp_path, capsys):
+    process = start(root, tmp_path / "run", **{"train.epochs": 400})
+    wait_for(lambda: logged(tmp_path / "run") > 0)
+    with pytest.raises(UsageError, match=r"another process is training in .*run; wait for it, or give another --run"):
+        ms_vit.train(recipe(root), tmp_path / "run")
+    process.kill()
+    process.communicate()
+    with run_folder.locked(tmp_path / "run"):
+        pass
+
+
+# --- checkpoints that are no longer as they were written
+
+FILES = ["model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
+
+
+@pytest.fixture
+def broken_off(root, tmp_path, monkeypatch):
+    """A run with checkpoints after steps 3 and 6, and more to do."""
+    for step in (3, STEPS):
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            stop_at(step, patch)
+            ms_vit.train(recipe(root), tmp_path / "run")
+    assert [folder.name for folder in Checkpoints(tmp_path / "run").steps()] == ["00000006", "00000003"]
+    return tmp_path / "run"
+
+
+def damage(file: Path, how: str) -> None:
+    content = bytearray(file.read_bytes())
+    if how == "missing":
+        file.unlink()
+    elif how == "truncated":
+        file.write_bytes(content[:len(content) // 2])
+    else:
+        content[len(content) // 2] ^= 4
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "a flipped bit"])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(how, broken_off, root, unbroken, tmp_path, capsys):
+    # One run for each damage, all files of it in turn: only the last is trained to its end.
+    checkpoints = Checkpoints(broken_off)
+    newest, before = checkpoints.steps()
+    whole = tmp_path / "whole"
+    shutil.copytree(newest, whole)
+    for name in FILES:
+        shutil.rmtree(newest)
+        shutil.copytree(whole, newest)
+        damage(newest / name, how)
+        assert checkpoints.newest() == before
+        told = capsys.readouterr().err
+        assert str(newest / name) in told and "leaving it out" in told
+    ms_vit.train(recipe(root), broken_off)
+    assert f"going on from {before}" in capsys.readouterr().err
+    assert outcome(broken_off) == unbroken
+
+
+def test_without_any_good_checkpoint_a_run_begins_anew(broken_off, root, unbroken):
+    for folder in Checkpoints(broken_off).steps():
+        damage(folder / "model.safetensors", "truncated")
+    ms_vit.train(recipe(root), broken_off)
+    assert outcome(broken_off) == unbroken
+
+
+def test_what_a_killed_process_left_half_written_goes(broken_off, root, unbroken):
+    folder = broken_off / "checkpoints"
+    (folder / "00000006").rename(folder / ".00000006.old")         # killed while it replaced one by a newer of its step
+    (folder / ".00000007.part").mkdir()
+    (folder / ".00000007.part/model.safetensors").write_bytes(b"half")
+    (folder / ".LAST.part").write_text("0000")
+    with (broken_off / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "epo')
+    ms_vit.train(recipe(root), broken_off)
+    assert not list(folder.glob(".*"))
+    assert outcome(broken_off) == unbroken
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}x", '{"step": "6"}', '{"step": 1.5}', "null"])
+def test_a_state_that_is_none_is_told_in_a_line(text, tmp_path):
+    (tmp_path / "state.json").write_text(text)
+    with pytest.raises(DataError, match=r"state.json is no state of a run"):
+        read_state(tmp_path)
+
+
+# --- disks that are full or read-only
+
+def out_of_space(*arguments, **options):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_on_a_full_disk_training_goes_on_and_ends_with_the_reason(root, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        saved = Checkpoints.save
+
+        def save(self, parts, spec, state, about):
+            if state.step == STEPS:         # the first still fits
+                return saved(self, parts, spec, state, about)
+            patch.setattr(checkpoint, "save_parameters", out_of_space)
+            return saved(self, parts, spec, state, about)
+
+        patch.setattr(Checkpoints, "save", save)
+        with pytest.raises(DataError, match=r"couldn't be written: no space left on device. Mend that, and the same"):
+            ms_vit.train(recipe(root), tmp_path / "run")
+    told = capsys.readouterr().err
+    assert "can't save step" in told and "training goes on" in told and "epoch 3 of 3" in told
+    good = Checkpoints(tmp_path / "run").newest()
+    assert good.name == "00000006" and not list(good.parent.glob(".*"))
+
+
+def test_a_really_full_disk_is_one_too(root, tmp_path):
+    """A file system of 600 kB, where this process may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "none", disk], capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        process = start(root, disk / "run", **{"checkpoint.keep": 50, "checkpoint.every_minutes": 0})
+        told = process.communicate(timeout=120)[1]
+        assert process.returncode == 1 and "Traceback" not in told, told
+        assert "no space left on device" in told and "epoch 3 of 3" in told
+        assert Checkpoints(disk / "run").newest() is not None
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_where_an_old_checkpoint_cannot_be_removed_training_goes_on(root, unbroken, tmp_path, monkeypatch, capsys):
+    remove = shutil.rmtree
+
+    def rmtree(path, ignore_errors=False):
+        if Path(path).name.isdigit():
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        remove(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    ms_vit.train(recipe(root, **{"checkpoint.keep": 1, "checkpoint.every_epochs": 1}), tmp_path / "run")
+    assert "can't remove an old checkpoint" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert outcome(tmp_path / "run")["model.safetensors"] == unbroken["model.safetensors"]
+
+
+def test_a_metrics_file_that_cannot_be_written_is_told_once(tmp_path, capsys):
+    metrics = MetricsFile(tmp_path / "missing" / "metrics.jsonl")
+    metrics.write(step=1)
+    metrics.write(step=2)
+    assert capsys.readouterr().err.count("can't write") == 1
+
+
+def test_a_run_folder_that_cannot_be_written_is_one_line(root, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    code = cli.main(["train", "--recipe", "digits", f"--data.root={root}", "--run", str(tmp_path / "file/run")])
+    told, = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ms-vit:")]
+    assert code == 1 and "not a directory" in told
+
+
+# --- recipes that change
+
+def test_more_epochs_are_named_and_go_on(broken_off, root, capsys):
+    ms_vit.train(recipe(root, **{"train.epochs": EPOCHS + 1, "train.log_every": 3}), broken_off)
+    told = capsys.readouterr().err
+    assert "goes on with train.epochs was 3, is 4; train.log_every was 1, is 3" in told
+    assert read_state(Checkpoints(broken_off).newest()).epoch == EPOCHS + 1
+    with pytest.raises(UsageError, match=r"train\.epochs was 4, is 3"):
+        ms_vit.train(recipe(root), broken_off)
+
+
+@pytest.mark.parametrize(("key", "value"), [("optimizer.lr", 0.1), ("train.seed", 1), ("augment.mixup", 0.5),
+                                            ("train.ema", 0.0), ("model.drop_path", 0.1), ("train.epochs", 2)])
+def test_a_changed_recipe_is_refused_by_the_key(key, value, root, tmp_path):
+    run_folder.open_run(made(tmp_path / "run"), recipe(root))
+    with pytest.raises(UsageError, match=f"trained with another recipe \\({key} was .*, is {value}\\)"):
+        run_folder.open_run(tmp_path / "run", recipe(root, **{key: value}))
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+# --- divergence
+
+def explode(monkeypatch, at: int, loss: float = float("nan"), times: int = 99) -> None:
+    """Has the loss be wrong from a step on, so many times."""
+    ended, left = Steps.on_train_step_end, [times]
+
+    def end(steps, context):
+        ended(steps, context)
+        if steps.state.step >= at and left[0]:
+            left[0] -= 1
+            steps.loss = loss
+
+    monkeypatch.setattr(Steps, "on_train_step_end", end)
+
+
+@pytest.mark.parametrize(("loss", "at", "stops"), [(float("nan"), 9, 9), (float("inf"), 9, 9), (50.0, 9, 11)])
+def test_a_run_that_diverges_stops_with_its_step_files_and_checkpoint(loss, at, stops, root, tmp_path, monkeypatch):
+    explode(monkeypatch, at, loss)
+    with pytest.raises(DataError, match=f"diverged at step {stops}: the loss is .*; its batch is listed in "
+                                        ".*diverged.json, and the last good checkpoint is .*/00000006"):
+        ms_vit.train(recipe(root), tmp_path / "run")
+    told = json.loads((tmp_path / "run/diverged.json").read_text())
+    assert told["step"] == stops and len(set(told["files"])) == 16
+    assert all((root / "digits/train") in Path(file).parents and Path(file).is_file() for file in told["files"])
+
+
+def test_a_rate_that_is_far_too_high_is_found_out(root, tmp_path):
+    with pytest.raises(DataError, match=r"diverged at step .*the loss is"):
+        ms_vit.train(recipe(root, **{"optimizer.lr": 1e18, "optimizer.clip_norm": 0.0, "schedule.warmup_epochs": 0,
+                                     "train.epochs": 10}), tmp_path / "run")
+
+
+def test_rolling_back_halves_the_rate_and_ends(root, tmp_path, monkeypatch, capsys):
+    explode(monkeypatch, 9, times=2)
+    rolling = recipe(root, **{"train.on_divergence": "rollback"})
+    training = ms_vit.train(rolling, tmp_path / "run")
+    told = capsys.readouterr().err
+    assert training.steps == EPOCHS * STEPS
+    assert told.count("with the learning rate halved") == 2 and "for the 2. time of 3" in told
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, EPOCHS * STEPS + 1))
+    plain = recipe(root)
+    rates = {line["step"]: line["lr"] for line in lines if "loss" in line}
+    ms_vit.train(plain, tmp_path / "plain")
+    straight = {line["step"]: line["lr"] for line in outcome(tmp_path / "plain")["metrics"] if "loss" in line}
+    assert [rates[step] / straight[step] for step in (6, 7, 9, 18)] == pytest.approx([1, 0.25, 0.25, 0.25])
+    state = read_state(Checkpoints(tmp_path / "run").newest())
+    assert state.rollbacks == 2
+
+
+def test_rolling_back_in_vain_ends_after_three_times(root, tmp_path, monkeypatch):
+    explode(monkeypatch, 2)
+    with pytest.raises(DataError, match=r"last good checkpoint is .*/00000000\. The learning rate was halved 3 times"):
+        ms_vit.train(recipe(root, **{"train.on_divergence": "rollback"}), tmp_path / "run")
+
+
+# --- images that can't be read
+
+def test_bad_images_are_left_out_told_and_listed(root, tmp_path, capsys):
+    shutil.copytree(root / "digits", tmp_path / "digits")
+    bad = [sorted((tmp_path / "digits/train/5").iterdir())[4], sorted((tmp_path / "digits/val/3").iterdir())[1]]
+    for file in bad:
+        file.write_bytes(file.read_bytes()[:60])
+    changes = {"data.root": tmp_path, "data.bad_images": "skip", "train.epochs": 1}
+    ms_vit.train(recipe(root, **changes), tmp_path / "run")
+    told = capsys.readouterr().err
+    assert all(f"left out: {file} " in told for file in bad)
+    assert "2 images are left out because they can't be read" in told
+    assert set(json.loads((tmp_path / "run/bad_images.json").read_text())) == set(map(str, bad))
+    bad[0].unlink()         # the list stays what it was for this run
+    ms_vit.train(recipe(root, **changes | {"train.epochs": 2}), tmp_path / "run")
+    assert read_state(Checkpoints(tmp_path / "run").newest()).epoch == 2
+
+
+# --- what saving costs
+
+def test_saving_is_bounded_and_the_best_stays(root, unbroken, tmp_path):
+    ms_vit.train(recipe(root, **{"checkpoint.every_minutes": 0, "checkpoint.keep": 2}), tmp_path / "run")
+    steps = {folder.name for folder in Checkpoints(tmp_path / "run").steps()}
+    best = (tmp_path / "run/checkpoints/BEST").read_text().strip()
+    assert steps == {f"{EPOCHS * STEPS:08d}", f"{EPOCHS * STEPS - 1:08d}", best}
+    assert outcome(tmp_path / "run") == unbroken
+
+
+def test_other_verbs_take_the_average(root, tmp_path):
+    ms_vit.train(recipe(root, **{"train.epochs": 1}), tmp_path / "run")
+    assert ms_vit.Predictor(tmp_path / "run").weights.name == "ema.safetensors"
+    top1 = ms_vit.eval(tmp_path / "run", data=root / "digits").top1
+    line = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
+    assert line["val_top1"] == pytest.approx(top1)
+    assert np.isfinite(line["val_loss"]) and os.path.isfile(tmp_path / "run/eval.json")
