@@ -341,6 +341,8 @@ def test_a_crop_of_any_share_gives_others_the_same_side():
     ("huggingface", {"layer_scale": True}, "layer scale"),
     ("huggingface", {"class_position": False}, "class token without a position"),
     ("huggingface", {"head_dim": 4}, "head_dim"),
+    ("huggingface", {"stem": [6, 8, 10]}, "conv stem"),
+    ("timm", {"stem": [6, 8, 10]}, "conv stem"),
     ("huggingface", {"image_size": 30}, "multiple of the patch"),
     ("timm", {"pool": "flatten"}, "flattening head"),
     ("timm", {"image_size": 30}, "multiple of the patch"),

@@ -3,14 +3,12 @@
 import json
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import wait_for
 from PIL import Image
 
 import ms_vit
@@ -18,7 +16,6 @@ from ms_vit import cli
 from ms_vit.device import cache_folder
 from ms_vit.errors import DataError
 from ms_vit.recipe import Recipe
-from ms_vit.training.checkpoint import Checkpoints
 
 TINY = ["--model.depth", "1", "--model.dim", "16", "--model.mlp_dim", "32", "--model.num_heads", "2",
         "--schedule.warmup_epochs", "0", "--checkpoint.every_epochs", "1"]
@@ -149,43 +146,10 @@ def test_the_same_command_again_finds_nothing_to_do(run, trained, root):
     assert (folder / "metrics.jsonl").read_text() == before
 
 
-def test_an_interrupted_run_goes_on_from_its_newest_checkpoint(root, tmp_path):
-    folder = tmp_path / "run"
-    command = [sys.executable, "-m", "ms_vit.train", "--recipe", "digits", "--data.root", str(root),
-               "--run", str(folder), "--train.epochs", "12", *TINY, "--json"]
-    started = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    wait_for(lambda: (folder / "checkpoints/00000088").is_dir(), 60)
-    started.send_signal(signal.SIGINT)
-    told = started.communicate()[1]
-    assert started.returncode in (130, 143), told       # MindSpore passes a Ctrl-C in a step on as SIGTERM
-    assert told.splitlines()[-1] == "ms-vit: interrupted; the same command again goes on"
-
-    newest = Checkpoints(folder).newest()
-    done = int(newest.name)
-    with (folder / "metrics.jsonl").open("a") as file:      # lines of steps whose weights were lost
-        file.write(json.dumps({"step": done + 10, "epoch": 99, "loss": 1.0}) + "\n")
-    finished = shell(*command[1:], timeout=120)
-    assert finished.code == 0, finished.err
-    assert f"going on from {newest}" in finished.err
-    assert finished.result["steps"] == 12 * 44
-    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert steps == sorted(steps)
-    epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines() if "val_top1" in line]
-    assert [line["epoch"] for line in epochs] == list(range(1, 13))
-    kept = {path.name for path in Checkpoints(folder).steps()}
-    assert len(kept) <= 3 and (folder / "checkpoints/BEST").read_text().strip() in kept
-
-
-def test_a_damaged_checkpoint_is_left_out_and_named(copied, root, run):
-    newest, *_ = Checkpoints(copied).steps()
-    content = bytearray((newest / "model.safetensors").read_bytes())
-    content[-1] ^= 1
-    (newest / "model.safetensors").write_bytes(content)
-    ran = run("train", "--recipe", "digits", "--data.root", root, "--run", copied, "--train.epochs", 2, *TINY, "--json")
-    assert ran.code == 0
-    assert f"{newest / 'model.safetensors'} differs from its manifest; leaving it out" in ran.err
-    assert "going on from" in ran.err and "00000044" in ran.err
-    assert Checkpoints(copied).newest() == newest       # trained again
+def test_a_model_that_cannot_be_built_is_refused_and_leaves_nothing(root, run, tmp_path):
+    ran = run("train", "--recipe", "digits", "--data.root", root, "--run", tmp_path / "deep/run", "--model.stem", "[8]")
+    assert "the recipe's model: a stem of 1 stages, each halving the image, makes patches of 2 pixels" in ran.mistake
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_recipe_on_an_old_run_is_refused(copied, root, run):
@@ -293,7 +257,10 @@ def test_infer_on_nothing_readable_fails(trained, run, tmp_path):
     (["train", "--recipe", "digits", "--data.root", "nowhere"], 2, 'run "ms-vit download digits"'),
     (["train", "--recipe", "digits", "--device", "TPU"], 2, 'no device "TPU"'),
     (["train", "--recipe", "digits", "--train.accumulate", "7"], 2, '"train.accumulate" must divide train.batch_size'),
-    (["train", "--recipe", "digits", "--train.recompute", "true", "--model.dropout", ".1"], 2, '"model.dropout" to be'),
+    (["train", "--recipe", "digits", "--train.ema", "1"], 2, '"train.ema" is a decay; it must be at least 0'),
+    (["train", "--recipe", "digits", "--augment.mixup", "-1"], 2, '"augment.mixup" must be at least 0'),
+    (["train", "--recipe", "digits", "--checkpoint.every_minutes", "-1"], 2, "every_minutes\" must be at least 0"),
+    (["train", "--recipe", "digits", "--train.on_divergence", "hope"], 2, '"train.on_divergence": expected'),
     (["eval", "runs/none", "--data", "x"], 1, "runs/none is not there"),
     (["eval", "runs/none"], 2, "data"),
     (["infer", "runs/none"], 2, "images"),
