@@ -11,18 +11,27 @@ import sys
 import time
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 import pytest
 from conftest import wait_for
 
 import ms_vit
 from ms_vit import cli
+from ms_vit.data.labels import Labels
+from ms_vit.data.transforms import Preprocessing
 from ms_vit.errors import DataError, UsageError
+from ms_vit.models.vit import ViT
+from ms_vit.models.weights import ModelSpec
 from ms_vit.recipe import Recipe
 from ms_vit.signals import Interrupted
 from ms_vit.training import checkpoint, run_folder
+from ms_vit.training.average import Average
 from ms_vit.training.callbacks import MetricsFile, Saving, Steps
-from ms_vit.training.checkpoint import Checkpoints, read_state
+from ms_vit.training.checkpoint import Checkpoints, RunState, read_state
+from ms_vit.training.loss import CrossEntropy
+from ms_vit.training.optimizer import Adam
+from ms_vit.training.step import TrainStep
 
 EPOCHS, STEPS = 3, 6        # steps of an epoch
 # Everything that draws random numbers is on.
@@ -194,6 +203,18 @@ def test_a_run_killed_five_times_ends_in_the_same_bits(seed, root, unbroken, tmp
 
 
 @pytest.mark.chaos
+def test_in_half_precision_and_with_less_memory_a_stopped_run_ends_in_the_same_bits(root, tmp_path, monkeypatch):
+    """With the scale of the loss, and dropout in blocks that run twice and in batches cut into parts."""
+    frugal = recipe(root, **{"train.amp_level": "O2", "train.accumulate": 2, "train.recompute": True})
+    ms_vit.train(frugal, tmp_path / "straight")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_at(8, patch)
+        ms_vit.train(frugal, tmp_path / "run")
+    ms_vit.train(frugal, tmp_path / "run")
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "straight")
+
+
+@pytest.mark.chaos
 @pytest.mark.parametrize("step", range(2, EPOCHS * STEPS))
 def test_a_run_stopped_at_any_step_ends_in_the_same_bits(step, root, unbroken, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
@@ -285,6 +306,31 @@ def test_a_state_that_is_none_is_told_in_a_line(text, tmp_path):
     (tmp_path / "state.json").write_text(text)
     with pytest.raises(DataError, match=r"state.json is no state of a run"):
         read_state(tmp_path)
+
+
+def test_a_checkpoint_holds_the_optimiser_the_scales_of_rate_and_loss_and_the_average(tmp_path):
+    def parts(value):
+        """Of a small step; with a value, all that learning changes has it."""
+        net, averaged = (ViT(image_size=8, patch_size=4, num_classes=3, dim=8, depth=1, num_heads=2, mlp_dim=8)
+                         for _ in range(2))
+        step = TrainStep(net, CrossEntropy(), Adam(net.trainable_params(), np.ones(3, np.float32)), scale_loss=True,
+                         average=Average(net, averaged, 0.9))
+        parts = {"model.safetensors": net.parameters_dict(), "optimizer.safetensors": step.state(),
+                 "ema.safetensors": dict(zip(net.parameters_dict(), averaged.get_parameters(), strict=True))}
+        for part in parts.values():
+            for parameter in part.values():
+                if value is not None:
+                    parameter.set_data(ms.Tensor(np.full(parameter.shape, value), parameter.dtype))
+        return parts
+
+    spec = ModelSpec(config={}, labels=Labels([], []), preprocessing=Preprocessing(image_size=8))
+    Checkpoints(tmp_path).save(parts(3), spec, RunState(step=1), {})
+    restored = parts(None)
+    Checkpoints(tmp_path).restore(Checkpoints(tmp_path).newest(), restored)
+    assert {"step", "lr_scale", "scale_value", "counter", "moment1.head.weight", "moment2.cls_token"} <= set(
+        restored["optimizer.safetensors"])
+    for part in restored.values():
+        assert all((parameter.asnumpy() == 3).all() for parameter in part.values())
 
 
 # --- disks that are full or read-only

@@ -53,7 +53,7 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, s
     path.touch()
     mode = path.stat().st_mode
     try:
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata=metadata)
+        save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path, metadata=metadata)
     except SafetensorError as error:        # its way to say that the disk is full
         number = re.search(r"os error (\d+)", str(error))
         raise (OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else error) from error
@@ -81,7 +81,7 @@ def set_parameters(parameters: dict[str, Parameter], arrays: dict[str, np.ndarra
     """Sets every parameter from the array of its name; anything missing, left over or of another shape is an error."""
     refuse_misfits(path, *misfits(parameters, arrays))
     for name, parameter in parameters.items():
-        parameter.set_data(ms.Tensor(np.ascontiguousarray(arrays[name]), parameter.dtype))
+        parameter.set_data(ms.Tensor(np.asarray(arrays[name], order="C"), parameter.dtype))
 
 
 def misfits(wanted: dict[str, Parameter], arrays: dict[str, np.ndarray]) -> tuple[list[str], list[str], list[str]]:

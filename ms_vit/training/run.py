@@ -89,8 +89,9 @@ def follow_in(run: Path, recipe: Recipe, folder: Path, device: str, stop: Stop) 
     precision = amp_level(recipe.train.amp_level, device)
     mixup = Mixup(recipe.augment.mixup, len(learning_rates), len(labels), recipe.train.seed) \
         if recipe.augment.mixup else None
-    step = TrainStep(ms.amp.auto_mixed_precision(net, precision) if precision != "O0" else net,
-                     CrossEntropy(recipe.loss.label_smoothing), optimizer, clip_norm=recipe.optimizer.clip_norm,
+    if precision != "O0":
+        ms.amp.auto_mixed_precision(net, precision)     # in place; what it returns only casts logits, as the loss does
+    step = TrainStep(net, CrossEntropy(recipe.loss.label_smoothing), optimizer, clip_norm=recipe.optimizer.clip_norm,
                      scale_loss=precision != "O0", recompute=recipe.train.recompute, accumulate=recipe.train.accumulate,
                      mixup=mixup, average=Average(net, averaged, recipe.train.ema) if averaged else None,
                      seed=recipe.train.seed)
@@ -146,9 +147,10 @@ def follow_in(run: Path, recipe: Recipe, folder: Path, device: str, stop: Stop) 
         if saving.failed:
             raise DataError(f"the last checkpoint of {run} couldn't be written: {saving.failed}. Mend that, and the "
                             f"same command goes on from {checkpoints.newest()}")
-        draw_curves(run / "metrics.jsonl", run / "curves.png", f"{run.name}: {recipe.model.name} on {recipe.data.name}")
         say(f"training waited for data {100 * data_wait.share():.1f} % of the time, and saving took "
             f"{100 * saving.seconds / loop.seconds:.1f} %")
+    if loop.seconds or not (run / "curves.png").is_file():      # a killed run may have come to its end, but not here
+        draw_curves(run / "metrics.jsonl", run / "curves.png", f"{run.name}: {recipe.model.name} on {recipe.data.name}")
     best = steps.state.best_top1
     say(f"best top-1 on val: {100 * best:.2f} %; checkpoints, metrics and curves.png are in {run}")
     return Training(run, steps.state.step, round(steps.images_per_second, 1), best, round(data_wait.share(), 4))
