@@ -20,9 +20,9 @@ def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Trainin
     """
     with signals.caught() as stop:
         # MindSpore's threads begin when it is imported, and inherit that; and whoever asks for --help needn't wait.
-        from ms_vit.training.run import follow
+        from ms_vit.training.run import carry_out
 
-        return follow(recipe, Path(run), device, stop)
+        return carry_out(recipe, Path(run), device, stop)
 
 
 def arguments(parser: Any) -> None:

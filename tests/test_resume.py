@@ -417,14 +417,11 @@ def test_more_epochs_are_named_and_go_on(broken_off, root, capsys):
 @pytest.mark.parametrize(("key", "value"), [("optimizer.lr", 0.1), ("train.seed", 1), ("augment.mixup", 0.5),
                                             ("train.ema", 0.0), ("model.drop_path", 0.1), ("train.epochs", 2)])
 def test_a_changed_recipe_is_refused_by_the_key(key, value, root, tmp_path):
-    run_folder.open_run(made(tmp_path / "run"), recipe(root))
+    (tmp_path / "run").mkdir()
+    run_folder.write_recipe(tmp_path / "run", recipe(root))
+    assert run_folder.changes(tmp_path / "run", recipe(root)) == []
     with pytest.raises(UsageError, match=f"trained with another recipe \\({key} was .*, is {value}\\)"):
-        run_folder.open_run(tmp_path / "run", recipe(root, **{key: value}))
-
-
-def made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
+        run_folder.changes(tmp_path / "run", recipe(root, **{key: value}))
 
 
 # --- divergence

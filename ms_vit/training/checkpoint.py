@@ -46,6 +46,7 @@ class Checkpoints:
     """The checkpoints below one run folder."""
 
     def __init__(self, run: Path):
+        self.run = run
         self.folder = run / "checkpoints"
 
     def save(self, parts: Parts, spec: ModelSpec, state: RunState, about: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from mindspore.train import Model
 from ms_vit.data.pipeline import Batches
 from ms_vit.errors import DataError
 from ms_vit.progress import say
+from ms_vit.recipe import Recipe
 from ms_vit.reports.scores import Scores
 from ms_vit.signals import Interrupted
 from ms_vit.training.callbacks import DataWait, Diverged, Divergence, Saving, Steps
@@ -18,36 +19,33 @@ ROLLBACKS = 3
 
 
 class Loop:
-    """Trains on `batches` for `epochs`, validates after each, and saves every so many.
+    """Trains on `batches` by a recipe, validates after each epoch, and saves every so many.
 
     validate: scores the network as it is. restore: takes the run back to a checkpoint's folder, with the learning rate
     scaled by a factor.
     """
 
-    def __init__(self, model: Model, batches: Batches, *, run: Path, steps: Steps, guard: Divergence, saving: Saving,
-                 data_wait: DataWait, epochs: int, every: int, validate: Callable[[], Scores],
-                 restore: Callable[[Path, float], None], on_divergence: str):
+    def __init__(self, model: Model, batches: Batches, recipe: Recipe, *, steps: Steps, guard: Divergence,
+                 saving: Saving, data_wait: DataWait, validate: Callable[[], Scores],
+                 restore: Callable[[Path, float], None]):
         self.model = model
         self.batches = batches
-        self.run = run
+        self.recipe = recipe
         self.steps = steps
         self.saving = saving
         # In this order: a step is counted, then judged, then saved, and the time of all of that counts as its own.
         self.callbacks = [steps, guard, saving, data_wait]
         self.data_wait = data_wait
-        self.epochs = epochs
-        self.every = every
         self.validate = validate
         self.restore = restore
-        self.on_divergence = on_divergence
         self.seconds = 0.0          # of a call that came to its end
 
     def __call__(self) -> None:
         """Raises DataError where the run diverges, Interrupted, once the run is saved, where it is asked to stop."""
         began = time.perf_counter()
-        if self.on_divergence == "rollback" and self.steps.state.step == 0:
+        if self.recipe.train.on_divergence == "rollback" and self.steps.state.step == 0:
             self.saving.save()          # there must be something to go back to
-        while self.steps.state.epoch < self.epochs:
+        while self.steps.state.epoch < self.recipe.train.epochs:
             try:
                 self.train()
                 self.finish_epoch()
@@ -72,7 +70,7 @@ class Loop:
             self.model.train(1, pipeline, callbacks=self.callbacks, dataset_sink_mode=False)
 
     def finish_epoch(self) -> None:
-        state = self.steps.state
+        state, epochs = self.steps.state, self.recipe.train.epochs
         began = time.perf_counter()
         scores = self.validate()
         train_loss = state.loss_sum / self.batches.steps
@@ -85,21 +83,21 @@ class Loop:
             val_top5=scores.top5, images_per_second=round(self.steps.images_per_second, 1),
             data_wait=round(self.data_wait.share(self.steps.began_epoch), 4),
             validation_seconds=round(time.perf_counter() - began, 2))
-        say(f"epoch {state.epoch:{len(str(self.epochs))}} of {self.epochs}: loss {train_loss:.3f}, "
+        say(f"epoch {state.epoch:{len(str(epochs))}} of {epochs}: loss {train_loss:.3f}, "
             f"val loss {scores.loss:.3f}, top-1 {100 * scores.top1:.2f} %, top-5 {100 * scores.top5:.2f} %"
             + (" (best)" if best else ""))
-        if best or state.epoch % self.every == 0 or state.epoch == self.epochs:
+        if best or state.epoch % self.recipe.checkpoint.every_epochs == 0 or state.epoch == epochs:
             self.saving.save()
 
     def roll_back(self, fault: Diverged) -> None:
         """Goes on from the last good checkpoint with half the learning rate, or raises DataError."""
         state = self.steps.state
         files = [str(file) for file in self.batches.files_of(state.epoch, self.done - 1)]
-        told = self.run / "diverged.json"
+        told = self.saving.checkpoints.run / "diverged.json"
         told.write_text(json.dumps({"step": state.step, "reason": str(fault), "files": files}, indent=1))
         happened = f"the run diverged at step {state.step}: {fault}; its batch is listed in {told}"
         good = self.saving.checkpoints.newest()
-        if self.on_divergence == "stop" or good is None or state.rollbacks == ROLLBACKS:
+        if self.recipe.train.on_divergence == "stop" or good is None or state.rollbacks == ROLLBACKS:
             tried = f" The learning rate was halved {state.rollbacks} times." if state.rollbacks else ""
             raise DataError(f"{happened}, and the last good checkpoint is {good or 'none yet'}.{tried} Lower "
                             "optimizer.lr or lengthen schedule.warmup_epochs, and give another --run")

@@ -38,20 +38,22 @@ from ms_vit.training.loss import CrossEntropy
 from ms_vit.training.mixup import Mixup
 from ms_vit.training.optimizer import Adam, choose
 from ms_vit.training.outcome import Training
-from ms_vit.training.run_folder import locked, open_run, versions
+from ms_vit.training.run_folder import changes, locked, versions, write_recipe
 from ms_vit.training.schedule import warmup_cosine
 from ms_vit.training.step import TrainStep
 
 
-def follow(recipe: Recipe, run: Path, device: str | None, stop: Stop) -> Training:
+def carry_out(recipe: Recipe, run: Path, device: str | None, stop: Stop) -> Training:
     """Trains by a recipe in a run folder, or goes on there; see ms_vit.train."""
     device = use_device(device)
     folder = data_folder(recipe)
     with locked(run):
-        return follow_in(run, recipe, folder, device, stop)
+        return carry_out_in(run, recipe, folder, device, stop)
 
 
-def follow_in(run: Path, recipe: Recipe, folder: Path, device: str, stop: Stop) -> Training:
+def carry_out_in(run: Path, recipe: Recipe, folder: Path, device: str, stop: Stop) -> Training:
+    """The same in a run folder that is locked, with the images of a data folder, on a device that is chosen."""
+    changed = changes(run, recipe)
     ms.set_seed(recipe.train.seed)
 
     # --- what is trained: the recipe's model, from weights where it names some, for the folder's classes
@@ -99,7 +101,10 @@ def follow_in(run: Path, recipe: Recipe, folder: Path, device: str, stop: Stop) 
     if averaged:
         parts[AVERAGE] = dict(zip(parts[MODEL], averaged.get_parameters(), strict=True))
 
-    open_run(run, recipe)
+    if changed:
+        say(f"{run} goes on with {'; '.join(changed)}")
+    if changed or not (run / "recipe.yaml").is_file():
+        write_recipe(run, recipe)
     if newest:
         checkpoints.restore(newest, parts)
         say(f"{run} has {state.epoch} of {recipe.train.epochs} epochs"
@@ -137,9 +142,8 @@ def follow_in(run: Path, recipe: Recipe, folder: Path, device: str, stop: Stop) 
                   log_every=recipe.train.log_every, device=device, data_wait=data_wait)
     saving = Saving(steps, checkpoints, stop, write=save, minutes=recipe.checkpoint.every_minutes,
                     keep=recipe.checkpoint.keep)
-    loop = Loop(Model(step), batches, run=run, steps=steps, guard=Divergence(steps, chance=math.log(len(labels))),
-                saving=saving, data_wait=data_wait, epochs=recipe.train.epochs, every=recipe.checkpoint.every_epochs,
-                validate=validate, restore=restore, on_divergence=recipe.train.on_divergence)
+    loop = Loop(Model(step), batches, recipe, steps=steps, guard=Divergence(steps, chance=math.log(len(labels))),
+                saving=saving, data_wait=data_wait, validate=validate, restore=restore)
     if state.epoch < recipe.train.epochs:
         graph = f"{recipe.as_dict()} {config} {learning_rates.tolist()} {device} {precision} {operators}"
         with graph_cache(graph), naming_bad_images(), contextlib.closing(steps):

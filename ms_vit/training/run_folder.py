@@ -6,7 +6,6 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import ms_vit
 from ms_vit.errors import UsageError
@@ -51,33 +50,30 @@ def locked(run: Path) -> Iterator[None]:
                     folder.rmdir()
 
 
-def open_run(run: Path, recipe: Recipe) -> None:
-    """Writes recipe.yaml, or sees to it that the one that is there is the same but for what may change.
+def changes(run: Path, recipe: Recipe) -> list[str]:
+    """What is another now than when the run was last trained, in words: "train.epochs was 3, is 4".
 
     Raises UsageError with the keys that make it another run.
     """
     file = run / "recipe.yaml"
-    text = f"# {versions()}\n{recipe.to_yaml()}"
-    if file.is_file():
-        old = Recipe.load(file)
-        changed = changes(old.as_dict(), recipe.as_dict())
-        free = FREE if recipe.train.epochs > old.train.epochs else FREE - {"train.epochs"}
-        refused = [told for key, told in changed.items() if key not in free]
-        if refused:
-            raise UsageError(f"{run} was trained with another recipe ({'; '.join(refused)}); "
-                             "give another --run, or remove that folder")
-        if not changed:
-            return
-        say(f"{run} goes on with {'; '.join(changed.values())}")
+    if not file.is_file():
+        return []
+    old = Recipe.load(file)
+    free = FREE if recipe.train.epochs > old.train.epochs else FREE - {"train.epochs"}
+    before, now = old.as_dict(), recipe.as_dict()
+    changed = {f"{section}.{key}": f"{section}.{key} was {before[section][key]}, is {value}"
+               for section in now for key, value in now[section].items() if before[section][key] != value}
+    refused = [told for key, told in changed.items() if key not in free]
+    if refused:
+        raise UsageError(f"{run} was trained with another recipe ({'; '.join(refused)}); "
+                         "give another --run, or remove that folder")
+    return list(changed.values())
+
+
+def write_recipe(run: Path, recipe: Recipe) -> None:
     part = run / ".recipe.part"
-    part.write_text(text)
-    part.replace(file)
-
-
-def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
-    """The keys that differ, each with what they were and are, in words."""
-    return {f"{section}.{key}": f"{section}.{key} was {old[section][key]}, is {value}" for section in new
-            for key, value in new[section].items() if old[section][key] != value}
+    part.write_text(f"# {versions()}\n{recipe.to_yaml()}")
+    part.replace(run / "recipe.yaml")
 
 
 def versions() -> str:
