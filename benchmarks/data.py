@@ -9,12 +9,10 @@ A folder of synthetic photos is made, and gone through from start to end by each
 Batches are those that training and evaluation get: [B, 3, H, W] float32, normalised, with the default operations.
 """
 
-import argparse
 import datetime
 import importlib.metadata
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -29,10 +27,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ms_vit.device import cpu_count
-from ms_vit.progress import say, track
+from benchmarks.contenders import cores
+from benchmarks.jobs import chosen
+from benchmarks.report import RESULTS, machine, markdown, on, text, write
+from ms_vit import cli
+from ms_vit.progress import track
 
-RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("mindspore", "torch", "torchvision", "pillow")
 CONTENDERS = ("files", "memory", "torch")
 MODES = ("training", "evaluation")
 CLASSES = 10
@@ -117,7 +118,7 @@ def torchs(job: Job, mode: str, split: Path) -> Callable[[], int]:
             else [transforms.Resize(int(job.image_size / 0.875)), transforms.CenterCrop(job.image_size)])
     operations = transforms.Compose([*crop, transforms.ToTensor(),
                                      transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
-    loader = DataLoader(datasets.ImageFolder(str(split), operations), batch_size=job.batch, num_workers=cpu_count(),
+    loader = DataLoader(datasets.ImageFolder(str(split), operations), batch_size=job.batch, num_workers=cores(),
                         shuffle=mode == "training", drop_last=mode == "training", persistent_workers=True)
     return lambda: sum(len(labels) for _, labels in loader)
 
@@ -188,62 +189,58 @@ def table(rows: list[Row]) -> list[list[str]]:
     return lines
 
 
-def about(rounds: int, sizes: dict[str, float]) -> str:
-    """Where, when and with what."""
-    cpuinfo = Path("/proc/cpuinfo")
-    models = [line.partition(":")[2].strip() for line in (cpuinfo.read_text() if cpuinfo.is_file() else "").splitlines()
-              if line.startswith("model name")]
-    versions = ", ".join(f"{package} {importlib.metadata.version(package)}"
-                         for package in ("mindspore", "numpy", "torch", "torchvision", "pillow"))
-    folders = ", ".join(f"{JOBS[name].images:,} {JOBS[name].title.partition(' ->')[0]} of {size / 1000:.0f} kB "
-                        f"in batches of {JOBS[name].batch}" for name, size in sizes.items())
-    return (f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC, {cpu_count()} cores of "
-            f"{models[0] if models else platform.processor()}, load {os.getloadavg()[0]:.2f} before; {versions}, "
-            f"Python {platform.python_version()}; {folders}; medians of {rounds} passes")
+@dataclass
+class Pipelines:
+    """Its two files are out/name.json and .md."""
+
+    out: Path
+    name: str
 
 
-def run(names: list[str], rounds: int, out: Path) -> None:
-    """Measures, prints a table, and writes data.json (with every sample) and data.md into `out`."""
+def data(jobs: str = ",".join(JOBS), rounds: int = 9, out: Path = RESULTS, name: str | None = None) -> Pipelines:
+    """Go through folders of synthetic images with our pipelines and PyTorch's, and print a table.
+
+    Args:
+        jobs: which folders, by commas - photos, small.
+        rounds: passes of each contender.
+        out: folder of the results.
+        name: of the results' files (default: data-DATE).
+    """
+    names = chosen(jobs, JOBS, "job")
     rows: list[Row] = []
-    sizes: dict[str, float] = {}
+    folders: list[str] = []
     with tempfile.TemporaryDirectory() as temporary:
-        for name in names:
-            make_folder(JOBS[name], split := Path(temporary, name))
-            sizes[name] = statistics.mean(file.stat().st_size for file in split.rglob("*.*"))
-        here = about(rounds, sizes)
-        for name in names:
+        for job in names:
+            make_folder(JOBS[job], split := Path(temporary, job))
+            size = statistics.mean(file.stat().st_size for file in split.rglob("*.*"))
+            folders.append(f"{JOBS[job].images:,} {JOBS[job].title.partition(' ->')[0]} of {size / 1000:.0f} kB in "
+                           f"batches of {JOBS[job].batch}")
+        here = machine()
+        for job in names:
             for mode in MODES:
-                rows += measure(name, mode, Path(temporary, name), rounds)
+                rows += measure(job, mode, Path(temporary, job), rounds)
     lines = table(rows)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    print("\n".join("  ".join(cell.rjust(width) if at > 2 else cell.ljust(width)
-                              for at, (cell, width) in enumerate(zip(line, widths, strict=True))) for line in lines))
-    ruled = [lines[0], ["---"] * 3 + ["--:"] * 3, *lines[1:]]
-    page = "\n".join(f"| {' | '.join(line)} |" for line in ruled)
-    write(out / "data.json", json.dumps({"about": here, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
-    write(out / "data.md", f"# Data pipelines\n\n`python -m benchmarks.data`: {here}.\n\n{page}\n")
-    say(f"{out / 'data.json'} and data.md")
+    print(text(lines))
+    name = name or f"data-{datetime.date.today()}"
+    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in PACKAGES)
+    record = {"command": f"python -m benchmarks.data --jobs {jobs} --rounds {rounds}", "machine": here,
+              "versions": versions, "folders": folders, "rows": [asdict(row) for row in rows]}
+    page = (f"# {name}\n\n`{record['command']}`\n\n{on(here)}; {versions}; {'; '.join(folders)}; medians of {rounds} "
+            f"passes\n\n{markdown(lines)}\n")
+    out.mkdir(parents=True, exist_ok=True)
+    write(out / f"{name}.json", lambda path: path.write_text(json.dumps(record, indent=1)))
+    write(out / f"{name}.md", lambda path: path.write_text(page))
+    return Pipelines(out, name)
 
 
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    part.replace(path)
-
-
-def main() -> None:
-    if sys.argv[1:2] == ["--serve"]:
-        contender, job, mode, split = sys.argv[2:]
-        return serve(contender, Job(**json.loads(job)), mode, Path(split))
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS), help="which folders (default: all)")
-    parser.add_argument("--rounds", type=int, default=9, help="passes of each contender (default: 9)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
-    given = parser.parse_args()
-    run(given.jobs, given.rounds, given.out)
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["--serve"]:
+        contender, job, mode, split = argv[1:]
+        serve(contender, Job(**json.loads(job)), mode, Path(split))
+        return 0
+    return cli.run(data, argv, prog="python -m benchmarks.data")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
