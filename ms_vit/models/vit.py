@@ -68,7 +68,7 @@ class PatchEmbedding(nn.Cell):
             x = ops.pad(x, self.padding)
         if self.stem is not None:
             x = self.stem(x.transpose(0, 2, 3, 1))                 # [B, H / p, W / p, C']
-            x = x.reshape(x.shape[0], -1, x.shape[-1])             # [B, N, C']
+            x = x.reshape(-1, self.grid[0] * self.grid[1], x.shape[-1])    # [B, N, C']
         return self.proj(x)
 
 

@@ -202,6 +202,7 @@ class StridedConv(nn.Cell):
 
     def __init__(self, channels: int, dim: int):
         super().__init__()
+        self.dim = dim
         self.weight = Parameter(initializer(HeUniform(negative_slope=math.sqrt(5)), (dim, channels, 3, 3)))
         self.bias = Parameter(initializer("zeros", (dim,)))
         self.fused = compiled.Windows() if compiled.wanted() else None
@@ -215,7 +216,7 @@ class StridedConv(nn.Cell):
         x = self.fused(x) if self.fused is not None and x.dtype == ms.float32 else self.windows(x)
         b, h, w, c = x.shape
         x = self.linear(x.reshape(-1, c), self.weight.transpose(0, 2, 3, 1).reshape(-1, c), self.bias)
-        return x.reshape(b, h, w, -1)
+        return x.reshape(b, h, w, self.dim)     # all but b known, as an export with any batch size needs it
 
     def windows(self, x):
         """As compiled.Windows. Strided slices would do, but their gradient fails on the CPU."""
