@@ -9,12 +9,18 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff")  #
 
 
 def files_in(folder: Path) -> Iterator[Path]:
-    """Every file below `folder`, sorted within each folder; links to folders are followed no further."""
-    for root, folders, files in os.walk(folder):
+    """Every file below `folder`, sorted within each folder.
+
+    Links to folders are not followed, and stand for themselves; so do, at the end, folders that can't be opened.
+    """
+    closed: list[OSError] = []
+    for root, folders, files in os.walk(folder, onerror=closed.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
+        links = [name for name in folders if os.path.islink(os.path.join(root, name))]
+        for name in sorted([*files, *links]):
             if not name.startswith("."):
                 yield Path(root, name)
+    yield from (Path(error.filename) for error in closed)
 
 
 def images_in(path: Path) -> list[Path]:
@@ -28,7 +34,7 @@ def class_folders(split: Path) -> list[Path]:
 
 
 def indexed(class_folder: Path) -> list[Path]:
-    """The images of a class in the order of MindSpore's ImageFolderDataset, which counts hidden ones and none deeper."""
+    """The images of a class in the order of MindSpore's ImageFolderDataset, which counts hidden ones, none deeper."""
     return sorted(file for file in class_folder.iterdir()
                   if file.suffix.lower() in IMAGE_EXTENSIONS and file.is_file())
 

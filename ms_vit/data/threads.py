@@ -1,15 +1,16 @@
 """The same done to many files, several at a time."""
 
-import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from ms_vit.device import cpu_count
 from ms_vit.progress import track
 
 T = TypeVar("T")
 R = TypeVar("R")
-BATCH = 1024  # a pool keeps a future for each item it was given, and ImageNet has more than a million
+AHEAD = 1024  # items that wait for a thread or to be taken: ImageNet has more than a million
 
 
 def each(function: Callable[[T], R], items: Sequence[T], title: str, unit: str) -> Iterator[R]:
@@ -17,6 +18,18 @@ def each(function: Callable[[T], R], items: Sequence[T], title: str, unit: str) 
 
     Threads, since the work (reading, hashing, decoding) lets go of the interpreter.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        batches = (pool.map(function, items[start:start + BATCH]) for start in range(0, len(items), BATCH))
-        yield from track((result for batch in batches for result in batch), title, unit, total=len(items))
+    pool = ThreadPoolExecutor(cpu_count())
+    try:
+        yield from track(in_order(pool, function, items), title, unit, total=len(items))
+    finally:
+        pool.shutdown(cancel_futures=True)  # after a Ctrl-C nobody wants what is still to be done
+
+
+def in_order(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    waiting: deque[Future[R]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > AHEAD:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
