@@ -6,13 +6,12 @@ import hashlib
 import json
 import os
 import shutil
-import struct
 import subprocess
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from handmade import png
 from PIL import Image
 
 from ms_vit.check import check, main
@@ -27,16 +26,6 @@ def picture(path: Path, seed: int, format: str | None = None, size: int = 16) ->
     pixels = np.random.RandomState(seed).randint(0, 256, (size, size, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(path, format)
     return path
-
-
-def chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
-def png(width: int, height: int, rows: bytes, extra: bytes = b"") -> bytes:
-    """A grey PNG of such rows, each led by its filter's byte."""
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)) + extra
-            + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
 
 
 @pytest.fixture
@@ -194,7 +183,7 @@ def test_damaged_pixels_of_a_png_are_found(folder):
 def test_a_decompression_bomb_is_found_by_its_header(folder, lifted, monkeypatch):
     if lifted:
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    (folder / "train/cat/9.png").write_bytes(png(20_000, 20_000, bytes(1000)))
+    (folder / "train/cat/9.png").write_bytes(png(bytes(1000), width=20_000, height=20_000))
     assert only_problem(folder) == Problem("too large", "train/cat/9.png", "claims more than 178,956,970 pixels; "
                                            "make it smaller or remove it")
 
@@ -238,7 +227,9 @@ def test_no_program_is_started_for_an_image(folder, monkeypatch):
     """Pillow decodes EPS by Ghostscript."""
     picture(folder / "train/cat/9.jpg", 99, "EPS")
     monkeypatch.setattr(subprocess, "Popen", raising(AssertionError("a program is started")))
-    assert only_problem(folder).text == "is EPS inside, which MindSpore doesn't read; convert it"
+    assert only_problem(folder).text == "is no image inside; replace or remove it"
+    with pytest.raises(DataError, match=r"9.jpg is no image"):
+        images.read_image(folder / "train/cat/9.jpg")
 
 
 def test_a_stray_file_is_found_and_hidden_ones_are_not(folder):
@@ -462,8 +453,7 @@ def test_an_imagenet_folders_table_has_names(shared_data, tmp_path, capsys):
     assert "n02102040 English springer    100   40" in capsys.readouterr().err
 
 
-def test_a_thousand_small_images_come_in_order(tmp_path):
-    """More than wait for a thread at once."""
+def test_more_images_than_wait_for_a_thread_at_once_come_in_order(tmp_path):
     for number in range(1500):
         picture(tmp_path / f"train/a/{number:04d}.png", number, size=4)
     assert check(tmp_path).images == 1500

@@ -14,13 +14,15 @@ MAX_PIXELS = 178_956_970
 
 
 def open_image(file: Path | BinaryIO) -> Image.Image:
-    """An image in any of Pillow's formats, its pixels not decoded yet.
+    """An image in any of Pillow's formats but EPS, its pixels not decoded yet.
 
     Raises Image.DecompressionBombError for more than MAX_PIXELS, and whatever Pillow raises for damaged files.
     """
     image: Image.Image = Image.open(file)
     if image.width * image.height > MAX_PIXELS:  # where the program around us has lifted Pillow's bound
         raise Image.DecompressionBombError
+    if image.format == "EPS":
+        raise UnidentifiedImageError("EPS is a program, which Pillow would have run by another")
     return image
 
 

@@ -25,6 +25,7 @@ PNG_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")  # and all that begin with a s
 TIFF_COMPRESSIONS = ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "jpeg", "tiff_ccitt",
                      "group3", "group4")
 
+BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*")  # JPEG, PNG and TIFF, which no text begins with
 OTHER_FORMATS = (".webp", ".gif", ".avif", ".heic", ".heif", ".jp2", ".tga")  # images that it doesn't read
 
 
@@ -38,31 +39,32 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A file as it was read: the SHA-256 of a good image, or the fault of any other file."""
+    """What came of reading a file: the SHA-256 of a good image, or the fault of any other file."""
 
-    path: Path
     sha256: str | None
     fault: Fault | None
 
 
-def inspect(paths: Sequence[Path], title: str) -> Iterator[Seen]:
-    """Reads every file to its last pixel, with progress; the results come in the order of the paths."""
+def inspect(folder: Path, names: Sequence[str], title: str) -> Iterator[Seen]:
+    """Reads files, given by their paths below the folder, to their last pixel, with progress; in the order of `names`.
+
+    Texts, since Paths of ImageNet would fill half a gigabyte.
+    """
     with warnings.catch_warnings():  # here, since it is for all threads at once
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        yield from each(look_at, paths, title, "images")
+        yield from each(lambda name: look_at(folder / name), names, title, "images")
 
 
 def look_at(path: Path) -> Seen:
     """Reads a file to its last pixel."""
-    fault = outer_fault(path)
-    if fault:
-        return Seen(path, None, fault)
+    if fault := outer_fault(path):
+        return Seen(None, fault)
     try:
         content = path.read_bytes()
     except OSError as error:
-        return Seen(path, None, unreadable_file(error))
+        return Seen(None, unreadable_file(error))
     fault = inner_fault(content)
-    return Seen(path, None if fault else hashlib.sha256(content).hexdigest(), fault)
+    return Seen(None if fault else hashlib.sha256(content).hexdigest(), fault)
 
 
 def outer_fault(path: Path) -> Fault | None:
@@ -93,13 +95,14 @@ def inner_fault(content: bytes) -> Fault | None:
     """What is wrong with the bytes of an image."""
     try:
         with open_image(io.BytesIO(content)) as image:
-            # Before it is decoded: for some formats Pillow starts other programs.
             if fault := foreign(image, content):
                 return fault
             image.load()
     except Image.DecompressionBombError:
         return Fault("too large", f"claims more than {MAX_PIXELS:,} pixels; make it smaller or remove it")
     except UnidentifiedImageError:
+        if content.startswith(BEGINNINGS):
+            return damaged("its header is damaged")
         return Fault("wrong type", "is no image inside; replace or remove it")
     except Exception as error:  # a damaged image makes Pillow's many readers raise nearly anything
         return damaged(reason(error))
@@ -163,9 +166,10 @@ def unreadable(folder: Path, run: Path) -> list[Path]:
     if kept.is_file():
         found = {Path(path): problem for path, problem in json.loads(kept.read_text()).items()}
     else:
-        paths = [path for split in ("train", "val") for images in scan(folder / split).values() for path in images]
-        seen = inspect(paths, f"looking for bad images in {folder}")
-        found = {image.path: image.fault.text for image in seen if image.fault}
+        names = [str(path.relative_to(folder))
+                 for split in ("train", "val") for images in scan(folder / split).values() for path in images]
+        seen = inspect(folder, names, f"looking for bad images in {folder}")
+        found = {folder / name: image.fault.text for name, image in zip(names, seen, strict=True) if image.fault}
         part = kept.with_name(f".{kept.name}.part")
         part.write_text(json.dumps({str(path): problem for path, problem in found.items()}, indent=1))
         part.replace(kept)

@@ -14,7 +14,11 @@ MAX_PLACES = 3  # in which a copied image is told to be, too
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a file or a class folder: its path below the folder, and a text that goes on from it."""
+    """What is wrong with a file or a class folder: its path below the folder, and a text that goes on from it.
+
+    kind: of a file "zero bytes", "damaged", "too large", "wrong type", "stray", "unreadable" or "misplaced"; of a class
+    "empty class", "missing class" or "wrong name"; of copies "in two splits" or "conflicting labels".
+    """
 
     kind: str
     path: str
@@ -38,8 +42,9 @@ class File:
 
 def survey(folder: Path, splits: list[str]) -> list[File]:
     """Every file of the splits and of infer/ that isn't hidden, read to its end."""
-    return [placed(seen.path.relative_to(folder), seen.sha256, seen.fault)
-            for seen in inspect(list(listed(folder, splits)), f"checking {folder}")]
+    names = [str(path.relative_to(folder)) for path in listed(folder, splits)]
+    seen = inspect(folder, names, f"checking {folder}")
+    return [placed(name, one.sha256, one.fault) for name, one in zip(names, seen, strict=True)]
 
 
 def listed(folder: Path, splits: list[str]) -> Iterator[Path]:
@@ -54,8 +59,8 @@ def listed(folder: Path, splits: list[str]) -> Iterator[Path]:
         yield from files_in(folder / "infer")
 
 
-def placed(path: Path, sha256: str | None, fault: Fault | None) -> File:
-    split, *inner = path.parts
+def placed(path: str, sha256: str | None, fault: Fault | None) -> File:
+    split, *inner = Path(path).parts
     label = None
     if split != "infer":
         if len(inner) == 2:
@@ -63,7 +68,7 @@ def placed(path: Path, sha256: str | None, fault: Fault | None) -> File:
         elif not fault:
             fault = Fault("misplaced", "lies in no class folder; move it into one" if len(inner) == 1 else
                           "lies deeper than its class folder; move it up into it")
-    return File(str(path), split, label, sha256, fault)
+    return File(path, split, label, sha256, fault)
 
 
 def images_by_class(folder: Path, splits: list[str], files: list[File]) -> dict[str, dict[str, int]]:

@@ -1,7 +1,7 @@
 """The same done to many files, several at a time."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -10,7 +10,8 @@ from ms_vit.progress import track
 
 T = TypeVar("T")
 R = TypeVar("R")
-AHEAD = 1024  # items that wait for a thread or to be taken: ImageNet has more than a million
+TASK = 16  # items that a thread takes at once: handing one over costs as much as hashing a small image
+AHEAD = 4  # tasks for each thread that wait for it or to be taken: ImageNet has more than a million items
 
 
 def each(function: Callable[[T], R], items: Sequence[T], title: str, unit: str) -> Iterator[R]:
@@ -18,18 +19,23 @@ def each(function: Callable[[T], R], items: Sequence[T], title: str, unit: str) 
 
     Threads, since the work (reading, hashing, decoding) lets go of the interpreter.
     """
-    pool = ThreadPoolExecutor(cpu_count())
+    threads = cpu_count()
+    pool = ThreadPoolExecutor(threads)
+    size = min(TASK, 1 + len(items) // (TASK * threads))  # of a few items, which may be large, each has its share
+    tasks = (items[start:start + size] for start in range(0, len(items), size))
+    results = in_order(pool, lambda task: [function(item) for item in task], tasks, AHEAD * threads)
     try:
-        yield from track(in_order(pool, function, items), title, unit, total=len(items))
+        yield from track((result for task in results for result in task), title, unit, total=len(items))
     finally:
         pool.shutdown(cancel_futures=True)  # after a Ctrl-C nobody wants what is still to be done
 
 
-def in_order(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+def in_order(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+    """function(item) for each item; never more than `ahead` are handed to the pool."""
     waiting: deque[Future[R]] = deque()
     for item in items:
         waiting.append(pool.submit(function, item))
-        if len(waiting) > AHEAD:
+        if len(waiting) >= ahead:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
