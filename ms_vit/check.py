@@ -2,18 +2,19 @@
 
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from ms_vit import cli
-from ms_vit.data.folder import SPLITS, class_folders, files_in
-from ms_vit.data.inspection import Seen, inspect
+from ms_vit.data.folder import SPLITS
 from ms_vit.data.labels import names_of
+from ms_vit.data.survey import File, Problem, copies, copies_together, images_by_class, problems_of, save, survey
 from ms_vit.errors import DataError
 from ms_vit.progress import say
 
 MAX_ROWS = 20  # classes that are listed one by one
-MAX_PROBLEMS = 20  # of which people are shown so many; the result holds all
+MAX_PROBLEMS = 10  # of a kind, of which people are shown so many; the result and check.json hold all
 
 
 @dataclass(frozen=True)
@@ -22,18 +23,22 @@ class Check:
 
     Args:
         ok: nothing is wrong.
-        problems: what is, a line each, paths relative to the folder.
+        problems: what is, with paths relative to the folder.
+        kinds: kind of problem -> how many there are.
         images: how many good ones there are in all.
         counts: split -> class folder -> good images.
         infer: good images to look at, in infer/.
+        copies: images that are there before in the same class of the same split, byte for byte; no problem.
         seconds: what it took.
     """
 
     ok: bool
-    problems: list[str]
+    problems: list[Problem]
+    kinds: dict[str, int]
     images: int
     counts: dict[str, dict[str, int]]
     infer: int
+    copies: int
     seconds: float
 
     @property
@@ -41,86 +46,65 @@ class Check:
         return 0 if self.ok else 1
 
 
-def check(folder: Path) -> Check:
+def check(folder: Path, out: Path | None = None) -> Check:
     """Read every image of a folder and report what is wrong with it.
 
     Looked for are images that can't be read or that MindSpore can't decode, other files among them, empty classes,
-    classes that one split has and another lacks, and the same image in two splits.
+    classes that one split has and another lacks, and the same image in two splits or under two labels.
 
     Args:
         folder: holds train/CLASS/IMAGE and val/CLASS/IMAGE, and maybe test/CLASS/IMAGE and infer/IMAGE.
+        out: file for the result and a line on each file (default: check.json in the folder).
     """
     began = time.monotonic()
     splits = [name for name in SPLITS if (folder / name).is_dir()]
     if not splits:
         raise DataError(f"{folder} has no train/, val/ or test/; give a folder that holds train/CLASS/IMAGE files")
-    paths = [path for name in (*splits, "infer") for path in files_in(folder / name)]
-    seen = list(inspect(paths, f"checking {folder}"))
-
-    good = [image for image in seen if image.problem is None]
-    counts = {name: {child.name: 0 for child in class_folders(folder / name)} for name in splits}
-    problems = [f"{image.path.relative_to(folder)}: {image.problem}" for image in seen if image.problem]
-    infer = 0
-    for image in good:
-        split, *inner = image.path.relative_to(folder).parts
-        if split == "infer":
-            infer += 1
-        elif len(inner) == 2:
-            counts[split][inner[0]] += 1
-        elif len(inner) > 2:
-            problems.append(f"{split}/{'/'.join(inner)}: lies deeper than its class folder; move it up into it")
-        else:
-            problems.append(f"{split}/{inner[0]}: lies in no class folder; move it into one")
-    problems += empty_classes(counts) + mismatches(counts) + duplicates(folder, good)
-    result = Check(not problems, problems, len(good), counts, infer, round(time.monotonic() - began, 3))
+    files = survey(folder, splits)
+    good = [file for file in files if file.sha256]
+    counts = images_by_class(folder, splits, files)
+    problems = problems_of(files, counts)
+    result = Check(not problems, problems, dict(Counter(problem.kind for problem in problems)), len(good), counts,
+                   sum(file.split == "infer" for file in good), copies_together(copies(files)),
+                   round(time.monotonic() - began, 3))
     report(folder, result)
+    write(out or folder / "check.json", result, files, must=out is not None)
     return result
-
-
-def empty_classes(counts: dict[str, dict[str, int]]) -> list[str]:
-    return [f"{split}/{name}: is a class without a readable image; add some or remove the folder"
-            for split, classes in counts.items() for name, count in classes.items() if not count]
-
-
-def mismatches(counts: dict[str, dict[str, int]]) -> list[str]:
-    """Classes of train that another split lacks, and the other way round."""
-    problems = []
-    train = counts.get("train", {})
-    for split, classes in counts.items():
-        if split == "train" or not train:
-            continue
-        problems += [f'{split}/ has a class that train/ lacks: "{name}" ({count:,} images); remove it or add it to '
-                     "train/" for name, count in classes.items() if name not in train]
-        problems += [f'{split}/ lacks a class of train/: "{name}" ({count:,} images there); add it to {split}/'
-                     for name, count in train.items() if name not in classes]
-    return problems
-
-
-def duplicates(folder: Path, good: list[Seen]) -> list[str]:
-    """Images of one split that another has, too, byte for byte: a score on them means nothing."""
-    first: dict[str, Path] = {}
-    problems = []
-    for image in good:
-        path = image.path.relative_to(folder)
-        if path.parts[0] == "infer":
-            continue
-        other = first.setdefault(image.hash, path)
-        if other.parts[0] != path.parts[0]:
-            problems.append(f"{path}: is the same image as {other}; keep it in one split")
-    return problems
 
 
 def report(folder: Path, result: Check) -> None:
     """Counts and problems for people."""
     for line in table(folder, result.counts):
-        say(line)
-    say(f"{result.images:,} images read in {result.seconds:.1f} s, {result.infer:,} of them in infer/")
-    for problem in result.problems[:MAX_PROBLEMS]:
-        say(f"  {problem}")
-    if (more := len(result.problems) - MAX_PROBLEMS) > 0:
-        say(f"  and {more:,} more; --json lists them all")
+        say(printable(line))
+    copies = f", {result.copies:,} of them further copies in their class" if result.copies else ""
+    say(f"{result.images:,} images read in {result.seconds:.1f} s, {result.infer:,} of them in infer/{copies}")
+    for kind, count in result.kinds.items():
+        for problem in [problem for problem in result.problems if problem.kind == kind][:MAX_PROBLEMS]:
+            say(printable(f"  {problem.path}: {problem.text}"))
+        if count > MAX_PROBLEMS:
+            say(f"  and {count - MAX_PROBLEMS:,} more: {kind}")
     count = len(result.problems)
-    say(f"{count:,} problem{'s' if count > 1 else ''}" if count else "nothing is wrong")
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in result.kinds.items())
+    say(f"{count:,} problem{'s' if count > 1 else ''}: {kinds}" if count else "nothing is wrong")
+
+
+def write(path: Path, result: Check, files: list[File], *, must: bool) -> None:
+    """check.json. Raises DataError where it can't be written and `must` be; else that is only told."""
+    summary = {key: value for key, value in vars(result).items() if key != "problems"}
+    try:
+        save(path, summary, result.problems, files)
+    except OSError as error:
+        text = f"can't write {path} ({(error.strerror or str(error)).lower()}); give another place with --out"
+        if must:
+            raise DataError(text) from error
+        say(text)
+    else:
+        say(f"{path} tells of each file")
+
+
+def printable(text: str) -> str:
+    """A file's name can hold anything, and is to stay on its line."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def table(folder: Path, counts: dict[str, dict[str, int]]) -> list[str]:

@@ -9,8 +9,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import mindspore as ms
-
 from ms_vit.errors import UsageError
 
 DEVICES = ("CPU", "GPU", "Ascend")
@@ -18,6 +16,8 @@ DEVICES = ("CPU", "GPU", "Ascend")
 
 def use_device(device: str | None = None) -> str:
     """Makes MindSpore compile graphs for `device` (default: what it finds); returns the device's name."""
+    import mindspore as ms  # only where it is used: download and check count cores without it
+
     if device is not None:
         names = {name.lower(): name for name in DEVICES}
         if device.lower() not in names:
@@ -56,6 +56,8 @@ def graph_cache(what: str) -> Iterator[None]:
     `what` names all that decides them. MindSpore compares source files and parameters alone, and would take a graph
     with another dropout or learning rate for the same; so each `what`, with each state of our sources, has a folder.
     """
+    import mindspore as ms
+
     sources = sorted(Path(__file__).parent.rglob("*.py"))
     key = hashlib.sha256("\0".join([ms.__version__, what, *(file.read_text() for file in sources)]).encode())
     kept = cache_folder() / "graphs" / key.hexdigest()[:16]

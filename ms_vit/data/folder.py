@@ -9,12 +9,18 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff")  #
 
 
 def files_in(folder: Path) -> Iterator[Path]:
-    """Every file below `folder`, sorted within each folder; links to folders are followed no further."""
-    for root, folders, files in os.walk(folder):
+    """Every file below `folder`, sorted within each folder.
+
+    Links to folders are not followed, and stand for themselves; so do, at the end, folders that can't be opened.
+    """
+    closed: list[OSError] = []
+    for root, folders, files in os.walk(folder, onerror=closed.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
+        links = [name for name in folders if os.path.islink(os.path.join(root, name))]
+        for name in sorted([*files, *links]):
             if not name.startswith("."):
                 yield Path(root, name)
+    yield from (Path(error.filename) for error in closed)
 
 
 def images_in(path: Path) -> list[Path]:

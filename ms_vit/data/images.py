@@ -2,12 +2,28 @@
 
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
 from ms_vit.errors import DataError
 
-MAX_PIXELS = 178_956_970  # twice Pillow's bound: a picture of half a gigabyte is an accident or an attack
+# Half a gigabyte as RGB, where Pillow itself refuses: no camera's photo, but a file of a few bytes can claim as many.
+# At half of it Pillow warns, of which nobody needs to hear.
+MAX_PIXELS = 178_956_970
+
+
+def open_image(file: Path | BinaryIO) -> Image.Image:
+    """An image in any of Pillow's formats but EPS, its pixels not decoded yet.
+
+    Raises Image.DecompressionBombError for more than MAX_PIXELS, and whatever Pillow raises for damaged files.
+    """
+    image: Image.Image = Image.open(file)
+    if image.width * image.height > MAX_PIXELS:  # where the program around us has lifted Pillow's bound
+        raise Image.DecompressionBombError
+    if image.format == "EPS":
+        raise UnidentifiedImageError("EPS is a program, which Pillow would have run by another")
+    return image
 
 
 def read_image(path: Path) -> Image.Image:
@@ -18,16 +34,16 @@ def read_image(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(path)
-        if image.width * image.height > MAX_PIXELS:
-            raise DataError(f"{path} has {image.width} x {image.height} pixels, too many; leave it out")
-        if image.mode.startswith("I;16"):
-            # Pillow's own conversion cuts 16 bits off at 255; MindSpore's Decode keeps the high byte.
-            image = image.point(lambda value: value / 256).convert("L")
-        return image.convert("RGB")
+            image = open_image(path)
+            if image.mode.startswith("I;16"):
+                # Pillow's own conversion cuts 16 bits off at 255; MindSpore's Decode keeps the high byte.
+                image = image.point(lambda value: value / 256).convert("L")
+            return image.convert("RGB")
     except FileNotFoundError as error:
         raise DataError(f"{path} is not there") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{path} is no image") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path} has more than {MAX_PIXELS:,} pixels; make it smaller or leave it out") from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path} can't be read as an image: {error}") from error

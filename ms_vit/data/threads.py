@@ -1,15 +1,17 @@
 """The same done to many files, several at a time."""
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from ms_vit.device import cpu_count
 from ms_vit.progress import track
 
 T = TypeVar("T")
 R = TypeVar("R")
-BATCH = 1024  # a pool keeps a future for each item it was given, and ImageNet has more than a million
+TASK = 16  # items that a thread takes at once: handing one over costs as much as hashing a small image
+AHEAD = 4  # tasks for each thread that wait for it or to be taken: ImageNet has more than a million items
 
 
 def each(function: Callable[[T], R], items: Sequence[T], title: str, unit: str) -> Iterator[R]:
@@ -17,6 +19,23 @@ def each(function: Callable[[T], R], items: Sequence[T], title: str, unit: str) 
 
     Threads, since the work (reading, hashing, decoding) lets go of the interpreter.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        batches = (pool.map(function, items[start:start + BATCH]) for start in range(0, len(items), BATCH))
-        yield from track((result for batch in batches for result in batch), title, unit, total=len(items))
+    threads = cpu_count()
+    pool = ThreadPoolExecutor(threads)
+    size = min(TASK, 1 + len(items) // (TASK * threads))  # of a few items, which may be large, each has its share
+    tasks = (items[start:start + size] for start in range(0, len(items), size))
+    results = in_order(pool, lambda task: [function(item) for item in task], tasks, AHEAD * threads)
+    try:
+        yield from track((result for task in results for result in task), title, unit, total=len(items))
+    finally:
+        pool.shutdown(cancel_futures=True)  # after a Ctrl-C nobody wants what is still to be done
+
+
+def in_order(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+    """function(item) for each item; never more than `ahead` are handed to the pool."""
+    waiting: deque[Future[R]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
