@@ -1,4 +1,6 @@
+import re
 import shutil
+from pathlib import Path
 
 import mindspore.dataset.vision as vision
 import numpy as np
@@ -8,7 +10,7 @@ from PIL import Image
 from ms_vit.data.images import read_image
 from ms_vit.data.labels import Labels
 from ms_vit.data.memory import memory_share, size_in_memory
-from ms_vit.data.pipeline import Batches, numpy_batches
+from ms_vit.data.pipeline import Batches, naming_bad_images, numpy_batches
 from ms_vit.data.transforms import Preprocessing, operation
 from ms_vit.errors import DataError, UsageError
 from ms_vit.recipe import Augment
@@ -109,6 +111,21 @@ def test_files_that_are_left_out_are_in_no_batch_and_in_no_others_place(photos):
         assert len(set(seen)) == len(seen) == 11 and not set(seen) & set(bad)
 
 
+@pytest.mark.parametrize("harm", [
+    lambda file: file.write_bytes(file.read_bytes()[:4000]), lambda file: file.write_bytes(b""),
+    lambda file: file.write_text("no image"), Path.unlink])
+def test_an_image_that_fails_is_named_whatever_mindspore_says_of_it(harm, tmp_path):
+    (tmp_path / "cat").mkdir()
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 256, (90, 80, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "cat" / f"{number}. b.jpg")
+    made = Batches(tmp_path, LABELS, preprocessing(), batch_size=1, training=False)
+    bad = tmp_path / "cat/2. b.jpg"
+    harm(bad)
+    with pytest.raises(DataError, match=re.escape(f"{bad} can't be decoded; remove it")), naming_bad_images():
+        list(numpy_batches(made.epoch()))
+
+
 def test_a_batchs_files_are_named(tmp_path):
     """In the order of MindSpore's own index, by which images are asked for."""
     names = ["a.png", "a-1.png", "a.b.png", "B.PNG", "b.Png", "10.png", "9.png", "é.png"]
@@ -118,6 +135,8 @@ def test_a_batchs_files_are_named(tmp_path):
     for other in ("cat/deeper/a.png", "cat/.a.png", ".hidden/a.png"):
         (tmp_path / other).parent.mkdir(exist_ok=True)
         Image.new("RGB", (8, 8)).save(tmp_path / other)
+    (tmp_path / "cat/a0.png").symlink_to("nowhere.png")
+    (tmp_path / "cat/a1.png").mkdir()
     transforms = ["Decode()", "Resize((8, 8))", "Normalize((0, 0, 0), (1, 1, 1))", "HWC2CHW()"]
     made = Batches(tmp_path, LABELS, preprocessing(transforms, 8), batch_size=1, training=True, seed=1)
     for epoch in range(2):

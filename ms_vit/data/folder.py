@@ -34,12 +34,11 @@ def class_folders(split: Path) -> list[Path]:
 
 
 def indexed(class_folder: Path) -> list[Path]:
-    """The images of a class in the order of MindSpore's ImageFolderDataset, which counts hidden ones, none deeper."""
-    return sorted(file for file in class_folder.iterdir()
-                  if file.suffix.lower() in IMAGE_EXTENSIONS and file.is_file())
+    """What MindSpore's ImageFolderDataset counts as a class's images, in its order: by name, hidden ones and all."""
+    return sorted(entry for entry in class_folder.iterdir() if entry.suffix.lower() in IMAGE_EXTENSIONS)
 
 
 def scan(split: Path) -> dict[str, list[Path]]:
     """The images of each class of a split, by class folder; a class without images has an empty list."""
-    return {folder.name: [file for file in indexed(folder) if not file.name.startswith(".")]
+    return {folder.name: [entry for entry in indexed(folder) if entry.is_file() and not entry.name.startswith(".")]
             for folder in class_folders(split)}

@@ -21,6 +21,9 @@ from ms_vit.progress import say
 # Batches (and images, on their way into one) that lie ready before the step asks for them. MindSpore's 16 would hold
 # 16 batches: 154 MB of 16 x 3 x 224 x 224 floats, 1.2 GB of 128. Four bridge a slow file, and any more gain nothing.
 READY = 4
+# How its errors name an image: "The corresponding data file is: a.jpg. Decode: ...", "Failed to open file: a.jpg".
+ENDINGS = "|".join(map(re.escape, IMAGE_EXTENSIONS))
+NAMED = re.compile(rf"file(?: is| found)?: (.+?(?:{ENDINGS}))(?=[.,]?\s|$)", re.IGNORECASE)
 
 
 class Batches:
@@ -117,12 +120,11 @@ def numpy_batches(pipeline: ds.Dataset) -> Iterator[tuple[np.ndarray, np.ndarray
 
 @contextlib.contextmanager
 def naming_bad_images() -> Iterator[None]:
-    """Raises DataError with the file's name where MindSpore's pipeline, run inside, can't decode an image."""
+    """Raises DataError with the file's name where MindSpore's pipeline, run inside, can't read or decode an image."""
     try:
         yield
     except RuntimeError as error:
-        found = re.search(r"corresponding data file is: (.+?)\. \w+:", str(error))
-        if not found:
+        if not (found := NAMED.search(str(error))):
             raise
         raise DataError(f'{found[1]} can\'t be decoded; remove it ("ms-vit check" finds all such files)') from error
 
