@@ -1,6 +1,5 @@
 import re
 import shutil
-from pathlib import Path
 
 import mindspore.dataset.vision as vision
 import numpy as np
@@ -113,7 +112,7 @@ def test_files_that_are_left_out_are_in_no_batch_and_in_no_others_place(photos):
 
 @pytest.mark.parametrize("harm", [
     lambda file: file.write_bytes(file.read_bytes()[:4000]), lambda file: file.write_bytes(b""),
-    lambda file: file.write_text("no image"), Path.unlink])
+    lambda file: file.write_text("no image"), lambda file: (file.unlink(), file.symlink_to("nowhere"))])
 def test_an_image_that_fails_is_named_whatever_mindspore_says_of_it(harm, tmp_path):
     (tmp_path / "cat").mkdir()
     for number in range(4):
@@ -124,6 +123,16 @@ def test_an_image_that_fails_is_named_whatever_mindspore_says_of_it(harm, tmp_pa
     harm(bad)
     with pytest.raises(DataError, match=re.escape(f"{bad} can't be decoded; remove it")), naming_bad_images():
         list(numpy_batches(made.epoch()))
+
+
+def test_a_folder_that_changes_while_it_is_used_is_told(photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "val")
+    made = Batches(tmp_path / "val", LABELS, preprocessing(), batch_size=4, training=False)
+    assert len(list(numpy_batches(made.epoch()))) == 4
+    new = tmp_path / "val/bird/00-new.png"
+    shutil.copy(next(photos.rglob("*.png")), new)
+    with pytest.raises(DataError, match=re.escape(f"{new} came or went while")):
+        made.epoch()
 
 
 def test_a_batchs_files_are_named(tmp_path):
@@ -172,7 +181,7 @@ def test_images_that_fit_in_memory_are_read_once(photos, tmp_path, capsys):
     assert equal(list(numpy_batches(too_many.epoch())), first)
     shutil.rmtree(split)
     assert equal(list(numpy_batches(kept.epoch())), first)
-    with pytest.raises(ValueError, match="does not exist"):
+    with pytest.raises(FileNotFoundError):
         too_many.epoch()
 
 

@@ -498,6 +498,13 @@ def test_bad_images_are_left_out_told_and_listed(root, tmp_path, capsys):
     assert read_state(Checkpoints(tmp_path / "run").newest()).epoch == 2
 
 
+def test_a_run_whose_images_are_others_is_refused(broken_off, root, tmp_path):
+    shutil.copytree(root / "digits", tmp_path / "digits")
+    sorted((tmp_path / "digits/train/5").iterdir())[0].unlink()
+    with pytest.raises(DataError, match=r"train has other images than when .*run was begun; bring those back"):
+        ms_vit.train(recipe(root, **{"data.root": tmp_path}), broken_off)
+
+
 # --- what saving costs
 
 def test_saving_is_bounded_and_the_best_stays(root, unbroken, tmp_path):

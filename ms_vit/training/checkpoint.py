@@ -29,7 +29,7 @@ class RunState:
     """How far a run is, and what its next steps depend on besides parameters.
 
     step: optimiser steps done. epoch: epochs done, validation included. workers: threads that read images, by whose
-    number the random draws of augmentation are shared out. rollbacks: see Divergence.
+    number the random draws of augmentation are shared out. images: a hash of their names. rollbacks: see Divergence.
     """
 
     step: int = 0
@@ -37,6 +37,7 @@ class RunState:
     best_top1: float = -1.0
     best_step: int = 0
     workers: int = 0
+    images: str = ""
     loss_sum: float = 0.0       # of the epoch under way
     loss_level: float = 0.0     # its running mean, see Divergence
     rollbacks: int = 0

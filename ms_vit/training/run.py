@@ -78,7 +78,10 @@ def carry_out_in(run: Path, recipe: Recipe, folder: Path, device: str, stop: Sto
     batches = Batches(folder / "train", labels, replace(spec.preprocessing, transforms=recipe.augment.train),
                       training=True, seed=recipe.train.seed, **how)
     validation = Batches(folder / "val", labels, spec.preprocessing, training=False, **how)
-    state.workers = batches.workers
+    if state.images not in ("", batches.fingerprint):
+        raise DataError(f"{folder / 'train'} has other images than when {run} was begun; bring those back, or give "
+                        "another --run")
+    state.workers, state.images = batches.workers, batches.fingerprint
 
     # --- model, optimiser, step
     net, averaged = new_network(config), new_network(config) if recipe.train.ema else None
