@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from ms_vit.data.folder import IMAGE_EXTENSIONS, scan
 from ms_vit.data.images import MAX_PIXELS, open_image
 from ms_vit.data.threads import each
+from ms_vit.errors import DataError
 from ms_vit.progress import say
 
 MAX_BYTES = 8 * MAX_PIXELS  # four channels of 16 bits, not compressed
@@ -160,11 +161,14 @@ def reason(error: Exception) -> str:
 def unreadable(folder: Path, run: Path) -> list[Path]:
     """The images below train/ and val/ that can't be read, each told; once for a run, which keeps the list.
 
-    Raises OSError where the list can't be written.
+    Raises OSError where the list can't be written, DataError where a kept one is none.
     """
     kept = run / "bad_images.json"
     if kept.is_file():
-        found = {Path(path): problem for path, problem in json.loads(kept.read_text()).items()}
+        try:
+            found = {Path(path): problem for path, problem in json.loads(kept.read_bytes()).items()}
+        except (ValueError, AttributeError) as error:
+            raise DataError(f"{kept} is no list of images; remove it, and they are looked at again") from error
     else:
         names = [str(path.relative_to(folder))
                  for split in ("train", "val") for images in scan(folder / split).values() for path in images]
