@@ -53,8 +53,10 @@ def cache_folder() -> Path:
 def graph_cache(what: str) -> Iterator[None]:
     """Keeps the graphs that are compiled inside; the next time the same are asked for, they are only read.
 
-    `what` names all that decides them. MindSpore compares source files and parameters alone, and would take a graph
-    with another dropout or learning rate for the same; so each `what`, with each state of our sources, has a folder.
+    `what` names all that decides them, and which one of a run's graphs it is. MindSpore compares source files and
+    parameters alone, and tells a process's graphs by their order: it would take a graph with another dropout or learning
+    rate, or validation's in place of training's, for the same. So each `what`, with each state of our sources, has a
+    folder.
     """
     import mindspore as ms
 

@@ -224,6 +224,20 @@ def test_a_run_stopped_at_any_step_ends_in_the_same_bits(step, root, unbroken, t
     assert outcome(tmp_path / "run") == unbroken
 
 
+def test_a_run_that_goes_on_with_validation_takes_no_other_cached_graph(root, unbroken, tmp_path, monkeypatch):
+    """MindSpore numbers the graphs of a process; in a whole run the first is the training step."""
+    for run in ("whole", "run"):
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            stop_at(STEPS, patch)           # what is left of the epoch is its validation
+            ms_vit.train(recipe(root), tmp_path / run)
+    shutil.rmtree(tmp_path / "whole/checkpoints")
+    for run in ("whole", "run"):
+        process = start(root, tmp_path / run)
+        told = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, told
+        assert outcome(tmp_path / run) == unbroken
+
+
 def test_a_second_run_on_a_folder_is_refused_and_a_dead_ones_lock_is_gone(root, tmp_path, capsys):
     process = start(root, tmp_path / "run", **{"train.epochs": 400})
     wait_for(lambda: logged(tmp_path / "run") > 0)

@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mindspore.train import Model
+import mindspore.dataset as ds
+from mindspore.train import Callback
 
 from ms_vit.data.pipeline import Batches
 from ms_vit.errors import DataError
@@ -21,21 +22,21 @@ ROLLBACKS = 3
 class Loop:
     """Trains on `batches` by a recipe, validates after each epoch, and saves every so many.
 
-    validate: scores the network as it is. restore: takes the run back to a checkpoint's folder, with the learning rate
-    scaled by a factor.
+    train: takes a step for each batch of a pipeline, with callbacks. validate: scores the network as it is. restore:
+    takes the run back to a checkpoint's folder, with the learning rate scaled by a factor.
     """
 
-    def __init__(self, model: Model, batches: Batches, recipe: Recipe, *, steps: Steps, guard: Divergence,
-                 saving: Saving, data_wait: DataWait, validate: Callable[[], Scores],
-                 restore: Callable[[Path, float], None]):
-        self.model = model
+    def __init__(self, batches: Batches, recipe: Recipe, *, steps: Steps, guard: Divergence, saving: Saving,
+                 data_wait: DataWait, train: Callable[[ds.Dataset, list[Callback]], None],
+                 validate: Callable[[], Scores], restore: Callable[[Path, float], None]):
         self.batches = batches
         self.recipe = recipe
         self.steps = steps
         self.saving = saving
         # In this order: a step is counted, then judged, then saved, and the time of all of that counts as its own.
-        self.callbacks = [steps, guard, saving, data_wait]
+        self.callbacks: list[Callback] = [steps, guard, saving, data_wait]
         self.data_wait = data_wait
+        self.train = train
         self.validate = validate
         self.restore = restore
         self.seconds = 0.0          # of a call that came to its end
@@ -47,7 +48,8 @@ class Loop:
             self.saving.save()          # there must be something to go back to
         while self.steps.state.epoch < self.recipe.train.epochs:
             try:
-                self.train()
+                if self.done < self.batches.steps:
+                    self.train(self.batches.epoch(self.steps.state.epoch, skip=self.done), self.callbacks)
                 self.finish_epoch()
             except Diverged as fault:
                 self.roll_back(fault)
@@ -61,13 +63,6 @@ class Loop:
     def done(self) -> int:
         """Steps of the epoch under way."""
         return self.steps.state.step - self.steps.state.epoch * self.batches.steps
-
-    def train(self) -> None:
-        """What is left of the epoch's steps."""
-        if self.done < self.batches.steps:
-            # Model.train is asked for one epoch of this pipeline, which is one epoch of the run.
-            pipeline = self.batches.epoch(self.steps.state.epoch, skip=self.done)
-            self.model.train(1, pipeline, callbacks=self.callbacks, dataset_sink_mode=False)
 
     def finish_epoch(self) -> None:
         state, epochs = self.steps.state, self.recipe.train.epochs

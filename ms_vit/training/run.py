@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import mindspore as ms
-from mindspore.train import Model
+import mindspore.dataset as ds
+from mindspore.train import Callback, Model
 
 from ms_vit.data.inspection import unreadable
 from ms_vit.data.labels import labels_for
@@ -123,11 +124,28 @@ def carry_out_in(run: Path, recipe: Recipe, folder: Path, device: str, stop: Sto
              f"{device} ({precision}, {'compiled' if operators else 'MindSpore'} kernels)")
 
     # --- train
+    model = Model(step)
+    graph = f"{recipe.as_dict()} {config} {learning_rates.tolist()} {device} {precision} {operators}"
+    compiled_once: set[str] = set()
+
+    def compiling(what: str) -> contextlib.AbstractContextManager[None]:
+        """For the first use of a graph. Each has its own cache: MindSpore tells graphs by their order, and a run that
+        goes on may begin with any of them."""
+        if what in compiled_once:
+            return contextlib.nullcontext()
+        compiled_once.add(what)
+        return graph_cache(f"{what} {graph}")
+
+    def train(pipeline: ds.Dataset, callbacks: list[Callback]) -> None:
+        with compiling("step"):
+            model.train(1, pipeline, callbacks=callbacks, dataset_sink_mode=False)
+
     def validate() -> Scores:
         scored = averaged or net
         scored.set_train(False)
-        scores = score(native(scored, batch_size), until(stop, numpy_batches(validation.epoch())),
-                       classes=len(labels), total=validation.steps)
+        with compiling("validation"):
+            scores = score(native(scored, batch_size), until(stop, numpy_batches(validation.epoch())),
+                           classes=len(labels), total=validation.steps)
         net.set_train(True)
         return scores
 
@@ -145,11 +163,10 @@ def carry_out_in(run: Path, recipe: Recipe, folder: Path, device: str, stop: Sto
                   log_every=recipe.train.log_every, device=device, data_wait=data_wait)
     saving = Saving(steps, checkpoints, stop, write=save, minutes=recipe.checkpoint.every_minutes,
                     keep=recipe.checkpoint.keep)
-    loop = Loop(Model(step), batches, recipe, steps=steps, guard=Divergence(steps, chance=math.log(len(labels))),
-                saving=saving, data_wait=data_wait, validate=validate, restore=restore)
+    loop = Loop(batches, recipe, steps=steps, guard=Divergence(steps, chance=math.log(len(labels))), saving=saving,
+                data_wait=data_wait, train=train, validate=validate, restore=restore)
     if state.epoch < recipe.train.epochs:
-        graph = f"{recipe.as_dict()} {config} {learning_rates.tolist()} {device} {precision} {operators}"
-        with graph_cache(graph), naming_bad_images(), contextlib.closing(steps):
+        with naming_bad_images(), contextlib.closing(steps):
             loop()
         if saving.failed:
             raise DataError(f"the last checkpoint of {run} couldn't be written: {saving.failed}. Mend that, and the "
