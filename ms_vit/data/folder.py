@@ -28,7 +28,7 @@ def class_folders(split: Path) -> list[Path]:
 
 
 def indexed(class_folder: Path) -> list[Path]:
-    """The images of a class in the order of MindSpore's ImageFolderDataset, which counts hidden ones and none deeper."""
+    """A class's images in the order of MindSpore's ImageFolderDataset, which counts hidden ones and none deeper."""
     return sorted(file for file in class_folder.iterdir()
                   if file.suffix.lower() in IMAGE_EXTENSIONS and file.is_file())
 
