@@ -79,8 +79,10 @@ class Preprocessing:
     def split(self) -> tuple["Preprocessing", "Preprocessing"]:
         """What is done once, file bytes [n] -> pixels [H, W, 3] uint8, and what is done to these pixels each time.
 
-        Nothing is done once where these pixels alone would not do for the rest.
+        Nothing is done once where these pixels alone would not do for the rest. Raises UsageError where one of the
+        transforms is no operation.
         """
+        self.operations()
         texts = list(self.transforms)
         if texts[0].startswith("RandomCropDecodeResize("):
             # It decodes no more than its crop. From all the pixels this one cuts the same place, by the same draws.

@@ -19,7 +19,7 @@ PATCHES = (8, 14, 16, 32)
 BOUNDS = {"image_size": (1, 16_384), "patch_size": (1, 128), "num_classes": (1, 1_000_000), "dim": (1, 16_384),
           "depth": (1, 512), "num_heads": (1, 512), "mlp_dim": (1, 131_072), "channels": (1, 64),
           "head_dim": (1, 4_096), "registers": (0, 1_024), "stem": (1, 16_384)}
-MAX_PATCHES = 65_536    # of an image; attention compares each with each
+MAX_PATCHES = 16_384    # of an image; attention compares each with each, which takes 1 GB a head for so many
 MAX_WEIGHTS = 30_000_000_000
 WORDS = {"pool": ("cls", "mean", "flatten"), "gelu": ("exact", "tanh")}
 
