@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import stat
 import struct
 import tarfile
@@ -24,6 +25,8 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.io
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from packing import (
     Calls,
     cifar,
@@ -47,10 +50,19 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from ms_vit import cli
-from ms_vit.data.labels import Labels
+from ms_vit.data import manifest
+from ms_vit.data.archives import unpack as unpack_archive
+from ms_vit.data.cards import CARDS, Card
+from ms_vit.data.images import read_image
+from ms_vit.data.labels import META, Labels, devkit_labels
+from ms_vit.data.sources.cifar_pickles import read as read_cifar
+from ms_vit.data.sources.idx import read as read_idx
 from ms_vit.data.transforms import Preprocessing
+from ms_vit.errors import UserError, one_line
+from ms_vit.models.loading import read_foreign
 from ms_vit.models.vit import ViT
 from ms_vit.models.weights import ModelSpec, save_parameters
+from ms_vit.recipe import RECIPES, Recipe
 
 MEMORY = 400_000_000    # bytes that a refusal may take at most; the largest input here has 2 MB
 SMALL = {"image_size": 16, "patch_size": 4, "num_classes": 2, "dim": 24, "depth": 2, "num_heads": 3, "mlp_dim": 40}
@@ -382,8 +394,8 @@ family("archive", unpack, {
     "a link, zipped": (zip_with("train/l", b"../../../canary", external_attr=0o120777 << 16), "a link"),
     "a device, zipped": (zip_with("train/l", external_attr=0o020777 << 16), "a link or a device"),
     "a bomb, zipped": (written(lambda path: make_zip(path, [("train/a/1.jpg", bytes(100_000_000))])), "unpacks to"),
-    "a member encrypted": (patched(GOOD_ZIP, b"PK\x01\x02\x14\x03\x14\x00\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01\x00"),
-                           "damaged"),
+    "a member encrypted": (patched(GOOD_ZIP, b"PK\x01\x02\x14\x03\x14\x00\x00",
+                                   b"PK\x01\x02\x14\x03\x14\x00\x01"), "damaged"),
     "a compression that nobody knows": (patched(GOOD_ZIP, b"\x14\x03\x14\x00\x00\x00\x08\x00",
                                                 b"\x14\x03\x14\x00\x00\x00\x63\x00"), "damaged"),
     "a size that lies": (patched(GOOD_ZIP, (400).to_bytes(4, "little"), (9).to_bytes(4, "little")), "damaged"),
@@ -420,7 +432,7 @@ family("archive", unpack, {
 })
 
 
-# ---------------------------------------------------------------------------------------- MNIST's arrays, CIFAR's pickles
+# -------------------------------------------------------------------------------------- MNIST's arrays, CIFAR's pickles
 
 IDX_CARD = card(format="idx", files=[{"url": f"https://example.invalid/{split}-{what}.gz"}
                                      for split in ("train", "test") for what in ("images", "labels")])
@@ -447,7 +459,7 @@ family("idx", idx, {
     "two dimensions": (gzip.compress(b"\0\0\x08\x02" + bytes(8)), "begins with 00000802"),
     "no dimensions": (gzip.compress(b"\0\0\x08\x03" + bytes(5)), "cut short in its header"),
     "2^96 pixels": (gzip.compress(b"\0\0\x08\x03" + b"\xff" * 12), "claims"),
-    "a bomb of 1 GB": (lambda path: path.write_bytes(idx_bomb()), "claims"),
+    "a bomb of 100 MB": (lambda path: path.write_bytes(idx_bomb()), "claims"),
     "no pixels": (written(lambda path: idx_file(path, np.zeros((3, 0, 2), np.uint8))), "holds no pixels"),
     "more images than labels": (written(lambda path: idx_file(path, np.zeros((4, 2, 2), np.uint8))), "3 labels"),
     "labels in its place": (written(lambda path: idx_file(path, np.zeros(3, np.uint8))), "one idx file of images"),
@@ -459,10 +471,10 @@ family("idx", idx, {
 
 
 def idx_bomb() -> bytes:
-    """A thousand images of a megabyte each, in a megabyte."""
+    """A hundred images of a megabyte each, in 100 kB."""
     packer = zlib.compressobj(9, wbits=31)
-    blocks = [packer.compress(struct.pack(">BBBB3I", 0, 0, 8, 3, 1000, 1000, 1000))]
-    blocks += [packer.compress(bytes(1_000_000)) for _ in range(1000)]
+    blocks = [packer.compress(struct.pack(">BBBB3I", 0, 0, 8, 3, 100, 1000, 1000))]
+    blocks += [packer.compress(bytes(1_000_000)) for _ in range(100)]
     return b"".join([*blocks, packer.flush()])
 
 
@@ -501,8 +513,9 @@ family("cifar", cifar10, {
     "floats": (pickle.dumps({"data": np.zeros((2, 3072))}, 2), "is refused"),
     **{f"a call of {function.__module__}.{function.__name__}": (
         pickle.dumps({"data": Calls(function, *arguments)}, 2), "is refused: it asks for")
-       for function, *arguments in ((os.system, "touch ../hacked"), (eval, HACK), (exec, HACK), (open, "../hacked", "w"),
-                                    (os.mkdir, "../hacked"), (getattr, "x", "upper"), (compile, "1", "", "eval"))},
+       for function, *arguments in ((os.system, "touch ../hacked"), (eval, HACK), (exec, HACK),
+                                    (open, "../hacked", "w"), (os.mkdir, "../hacked"), (getattr, "x", "upper"),
+                                    (compile, "1", "", "eval"))},
     "a module's function": (b"\x80\x02cos\nsystem\n(U\x0ftouch ../hackedtR.", "asks for os.system"),
     "an instance": (b"(ios\nsystem\n.", "damaged"),
     "an extension": (b"\x80\x02\x82\x01.", "damaged"),
@@ -691,14 +704,14 @@ for kind, write in (("pth", write_zip), ("old pth", write_stream)):
         "seven million lists": (b"(" + b"]" * 7_000_000 + b"t", "too many objects"),
         "another protocol": (b"\x8c\x01a", "another protocol"),
     }.items()})
-family("pth", export, {name: (written(lambda path, content=content, storages=storages: write_zip(path, content, storages)),
-                              says) for name, (content, storages, says) in {
+family("pth", export, {name: (written(lambda path, inner=inner, storages=storages: write_zip(path, inner, storages)),
+                              says) for name, (inner, storages, says) in {
     "a tensor beyond its storage": (mapping({"w": tensor(storage("0", 6), (7,), (1,))}), {"0": SIX}, "beyond"),
     "a tensor before its storage": (mapping({"w": tensor(storage("0", 6), (2,), (1,), -1)}), {"0": SIX}, "else than"),
     "strides backwards": (mapping({"w": tensor(storage("0", 6), (2,), (-1,), 1)}), {"0": SIX}, "else than a storage"),
     "a tensor of 2^40 copies": (mapping({"w": tensor(storage("0", 6), (1 << 40,), (0,))}), {"0": SIX}, "expand"),
-    "a thousand tensors of one": (mapping({f"w{i}": tensor(storage("0", 100_000), (100_000,), (1,)) for i in range(900)}),
-                                  {"0": bytes(400_000)}, "expand"),
+    "a thousand tensors of one": (mapping({f"w{each}": tensor(storage("0", 100_000), (100_000,), (1,))
+                                           for each in range(900)}), {"0": bytes(400_000)}, "expand"),
     "a storage that climbs": (mapping({"w": tensor(storage("../../../canary", 6), (6,), (1,))}), {}, "is missing"),
     "a storage too small": (ONE_TENSOR, {"0": SIX[:20]}, "another size"),
 }.items()})
@@ -770,7 +783,8 @@ SPECS: dict[str, tuple[Any, str]] = {
     "a crop_pct of text": (changed(preprocessing={"crop_pct": "x"}), "damaged metadata"),
     **{f"transform {text[:40]}": (changed(preprocessing={"transforms": ["Decode()", text, "HWC2CHW()"]}), says)
        for text, says in {
-        "__import__('os').system('touch ../hacked')": "is no call", "eval(\"1\")": "no operation", "os.system('x')": "is no call",
+        "__import__('os').system('touch ../hacked')": "is no call", "eval(\"1\")": "no operation",
+        "os.system('x')": "is no call",
         "open('../hacked', 'w')": "no operation", "parse('x')": "no operation", "Inter('x')": "no operation",
         "Resize(lambda: 1)": "Resize", "Resize(10 ** 10)": "Resize", "Resize(999999)": "Resize",
         "Pad(999999)": "Pad", "Resize(image_size.__class__)": "Resize", "Resize(Inter.mro)": "Resize",
@@ -785,7 +799,7 @@ for name, arrays, says in (
         ("a head of another width", {"head.weight": np.zeros((2, 25), np.float32)}, "head.weight"),
         ("positions of another width", {"pos_embed": np.zeros((1, 17, 25), np.float32)}, "pos_embed"),
         ("positions of no size", {"pos_embed": np.zeros((1, 1 << 40, 0), np.float32)}, "pos_embed"),
-        ("a patch kernel of 700 x 700", {"patch_embed.proj.weight": np.zeros((24, 3, 700, 700), np.int8)}, "patch_embed"),
+        ("a patch kernel of 700 x 700", {"patch_embed.proj.weight": np.zeros((24, 3, 700, 700), np.int8)}, "patch_emb"),
         ("a tensor too many", {"x": np.zeros(1, np.float32)}, "has too many x"),
         ("weights that are no numbers", {"head.bias": np.full(2, np.nan, np.float32)}, "head.bias"),
         ("weights beyond all numbers", {"norm.weight": np.full(24, np.inf, np.float32)}, "norm.weight")):
@@ -951,16 +965,17 @@ IMAGES: dict[str, tuple[Content, str]] = {
     "50,000 x 50,000 pixels": (png(50_000, 50_000, data=b""), "pixels"),
     "2^31 x 2^31 pixels": (png((1 << 31) - 1, (1 << 31) - 1, data=b""), ""),
     "no pixels": (png(0, 0), ""),
-    "a bomb of 13,000 x 13,000 pixels in a text": (png(data=b"", extra=chunk(b"zTXt", b"x\0\0" + zlib.compress(
+    "a bomb in a text": (png(data=b"", extra=chunk(b"zTXt", b"x\0\0" + zlib.compress(
         bytes(100_000_000), 9))), ""),
-    "a bomb for a colour profile": (png(data=b"", extra=chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(100_000_000)))), ""),
+    "a bomb for a colour profile": (png(data=b"", extra=chunk(b"iCCP", b"x\0\0" + zlib.compress(
+        bytes(100_000_000)))), ""),
     "no data": (png(data=b""), "can't be read"),
     "data that is none": (png(data=b"hello"), "can't be read"),
     "half its data": (png(64, 64, data=zlib.compress(bytes(100))), "can't be read"),
     "a colour type of nobody's": (png(colour=7), ""),
     "a wrong CRC": (png().replace(b"IHDR", b"IHDX"), ""),
     "PostScript": (EPS, "is no image"),
-    "a BMP that lies": (b"BM" + struct.pack("<IIIIiiHHIIiiII", 99, 0, 54, 40, 1 << 30, 1 << 30, 1, 24, 0, 0, 0, 0, 0, 0), ""),
+    "a BMP that lies": (b"BM" + struct.pack("<IIIIiiHHIIiiII", 99, 0, 54, 40, 1 << 30, 1 << 30, 1, 24, *[0] * 6), ""),
     "a PPM that lies": (b"P6 100000 100000 255 ", ""),
     "a PPM of no numbers": (b"P6 x y 255 ", ""),
     "a TIFF of itself": (b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHII", 330, 4, 1, 8) + struct.pack("<I", 8), ""),
@@ -973,7 +988,7 @@ family("image", infer, IMAGES, ("out/predictions.jsonl",))
 family("image", infer, {"a folder": (a_folder, "no pictures in a.png")})
 
 
-# ----------------------------------------------------------------------------- what lies beside a data set that is there
+# ---------------------------------------------------------------------------- what lies beside a data set that is there
 
 def verify(here: Path, content: Content) -> list[str]:
     argv = download(here, card())
@@ -988,8 +1003,9 @@ family("SHA256SUMS", verify, {
     "a path that climbs": ("0" * 64 + "  ../../canary", "is damaged at line 1"),
     "an absolute path": ("0" * 64 + "  /etc/passwd", "is damaged at line 1"),
     "a device": ("0" * 64 + "  /dev/zero", "is damaged at line 1"),
-    "a pipe that it lists": (lambda path: (path.write_text("0" * 64 + "  pipe"), a_pipe(path.with_name("pipe"))), "pipe"),
-    "a device that it lists": (lambda path: (path.write_text("0" * 64 + "  dev"), a_device(path.with_name("dev"))), "dev"),
+    **{f"{name} that it lists": (lambda path, oddity=oddity: (
+        path.write_text("0" * 64 + "  odd"), oddity(path.with_name("odd"))), "odd ")
+       for name, oddity in ODDITIES.items()},
     "an escape": ("0" * 64 + "  \x1b[2J", "is missing"),
     "a name of 100,000 letters": ("0" * 64 + "  " + "x" * 100_000, "too long"),
     **{name: (oddity, "no download of ours") for name, oddity in ODDITIES.items()},
@@ -1089,3 +1105,149 @@ def test_a_hostile_input_gets_one_line_and_leaves_nothing(case, here, capfd):
     changes = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     assert changes <= {str(parent) for name in case.leaves for parent in Path("here", name).parents}
     assert memory < MEMORY, f"{memory:,} bytes"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.filterwarnings("ignore:Truncated File Read")
+@pytest.mark.parametrize("name", [name for name, (content, _) in IMAGES.items() if isinstance(content, (bytes, str))])
+def test_check_names_a_hostile_image_and_goes_on(name, here, capfd):
+    photos(here / "data")
+    put(here / "data" / "train" / "a" / "x.png", IMAGES[name][0])
+    before = state_of(here.parent)
+    memory = peak_memory(reset=True)
+    code = cli.main(["check", "data"])
+    memory = peak_memory() - memory
+    told = capfd.readouterr().err
+    (line,) = [line for line in told.splitlines() if "train/a/x.png: " in line]
+    assert code == 1 and "Traceback" not in told and line.isprintable(), told
+    assert state_of(here.parent) == before and memory < MEMORY
+
+
+def test_a_name_of_a_file_cannot_write_to_the_terminal(here, capfd):
+    photos(here / "data")
+    (here / "data" / "train" / "a").rename(here / "data" / "train" / "\x1b[2J\rms-vit: all is well\nms-vit: yes")
+    assert cli.main(["check", "data"]) == 1
+    told = capfd.readouterr().err
+    assert "\x1b" not in told and "\r" not in told and not any(
+        line.startswith("ms-vit:") for line in told.splitlines()), told
+    assert "\\x1b[2J\\rms-vit: all is well" in told
+
+
+# -------------------------------------------------------------------------------------- an export that is kept, damaged
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory) -> Path:
+    """A weight file that was used by --engine onnx once, with its export beside it."""
+    pytest.importorskip("onnxruntime", reason="the export is for: pip install -e .[onnx]")
+    file = tmp_path_factory.mktemp("used") / "w.safetensors"
+    save_parameters(file, ViT(**SMALL).parameters_dict(), SPEC)
+    Image.new("RGB", (8, 8)).save(file.with_name("a.png"))
+    assert cli.main(["infer", str(file), str(file.with_name("a.png")), "--engine", "onnx"]) == 0
+    shutil.rmtree(file.with_name("predictions"))
+    return file
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name, content", [
+    ("empty", b""), ("text", "hello"), ("zeros", bytes(10_000)), ("a pickle", pickle.dumps(Calls(eval, HACK))),
+    ("a terabyte", sparse(b"\x08\x08", 1 << 34)), *[(name, oddity) for name, oddity in ODDITIES.items()],
+    *[(f"cut at {tenth}0 %", tenth / 10) for tenth in (1, 5, 9)]])
+def test_a_kept_export_that_is_damaged_is_made_anew_and_the_answer_is_right(name, content, used, here, capfd):
+    shutil.copytree(used.parent, here, dirs_exist_ok=True)
+    (kept,) = here.glob("*.onnx")
+    good = kept.read_bytes()
+    kept.unlink()
+    put(kept, good[:int(content * len(good))] if isinstance(content, float) else content)
+    before = state_of(here.parent)
+    code = cli.main(["infer", "w.safetensors", "a.png", "--engine", "onnx", "--out", "out"])
+    told = capfd.readouterr().err
+    assert code == 0 and "Traceback" not in told and "ant 50.0 %" in told, told
+    assert kept.is_dir() or kept.read_bytes() == good       # what is no file is left alone, and the export used once
+    after = state_of(here.parent)
+    changes = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    assert changes <= {f"here/{kept.name}", "here/out", *(f"here/out/{each}" for each in (
+        "a.png", "gallery.png", "predictions.jsonl"))}
+
+
+# ------------------------------------------------------------------------------------------------- damage by chance
+
+GOOD_SPEC = written(lambda path: save_file({"w": np.zeros(6, np.float32)}, path, {"ms_vit": SPEC.to_json()}))
+BATCH = pickle.dumps({"data": "x" * 30, "labels": [0, 9], "filenames": ["a.png", "b.png"]}, 2)
+PARSERS: dict[str, tuple[Callable[[Path], Any], bytes]] = {
+    "recipe": (Recipe.load, (RECIPES / "imagenet_mini.yaml").read_bytes()),
+    "card": (Card.load, (CARDS / "mnist.yaml").read_bytes()),
+    "zip": (lambda path: unpack_archive(path, path.with_name("out")), GOOD_ZIP),
+    "tar": (lambda path: unpack_archive(path, path.with_name("out")), RAW_TAR),
+    "tar.gz": (lambda path: unpack_archive(path, path.with_name("out")), GOOD_TAR),
+    "idx": (read_idx, GOOD_IDX),
+    "cifar": (lambda path: read_cifar(path, 10), BATCH),
+    "manifest": (manifest.parse, ("0" * 64 + "  train/a/1.jpg\n" + "1" * 64 + "  val/b/2.jpg\n").encode()),
+    "meta.mat": (lambda path: devkit_labels(path.parents[2]), mat(synsets=np.array(
+        [("n01", "tench, fish", 0), ("n02", "crane", 0)],
+        [("WNID", object), ("words", object), ("num_children", int)]))),
+    "transforms": (lambda path: Preprocessing(image_size=8, transforms=path.read_text("latin1").split("|")).check(),
+                   "|".join(SPEC.preprocessing.transforms).encode()),
+    "spec": (read_foreign, GOOD_SPEC),
+    "our weights": (read_foreign, written(lambda path: save_parameters(path, ViT(**SMALL | {"dim": 3, "num_heads": 1})
+                                                                       .parameters_dict(), SPEC))),
+    **{format: (read_image, image(format)) for format in ("JPEG", "PNG", "BMP", "TIFF", "PPM", "GIF", "WEBP")},
+    **{kind: (read_foreign, content) for kind, content in FILES.items()},
+}
+DAMAGE = st.lists(st.one_of(
+    st.tuples(st.just("flip"), st.floats(0, 1), st.integers(0, 7)),
+    st.tuples(st.just("cut"), st.floats(0, 1), st.integers(1, 64)),
+    st.tuples(st.just("end"), st.floats(0, 1), st.none()),
+    st.tuples(st.just("insert"), st.floats(0, 1), st.binary(min_size=1, max_size=8)),
+    st.tuples(st.just("put"), st.floats(0, 1), st.sampled_from([
+        b"\xff" * 8, bytes(8), b"\x7f", b"-1", b"999999999", b"[[[[", b"{}", b"&a *a ", b"!!", b"nan", b"../", b"\n"])),
+    st.tuples(st.just("repeat"), st.floats(0, 1), st.integers(1, 64))), min_size=1, max_size=4)
+
+
+def damaged(content: bytes, damage: list[tuple[str, float, Any]]) -> bytes:
+    for kind, where, what in damage:
+        at = int(where * len(content))
+        if kind == "flip" and at < len(content):
+            content = content[:at] + bytes([content[at] ^ 1 << what]) + content[at + 1:]
+        elif kind == "cut":
+            content = content[:at] + content[at + what:]
+        elif kind == "end":
+            content = content[:at]
+        elif kind == "insert":
+            content = content[:at] + what + content[at:]
+        elif kind == "put":
+            content = content[:at] + what + content[at + len(what):]
+        elif kind == "repeat":
+            content = content[:at] + content[at:at + what] * 3 + content[at + what:]
+    return content
+
+
+def answers(kind: str, damage: list[tuple[str, float, Any]]) -> None:
+    """A reader makes something of a damaged file, or says in a line what is wrong; it raises nothing else."""
+    read, content = PARSERS[kind]
+    with tempfile.TemporaryDirectory() as folder:
+        inner = Path(folder, META) if kind == "meta.mat" else Path(folder, "x.yaml")
+        put(inner, damaged(content, damage))
+        before = set(Path(folder).iterdir())
+        try:
+            read(inner)
+        except UserError as error:
+            assert one_line(str(error)).isprintable()
+        assert {path.name for path in set(Path(folder).iterdir()) - before} <= {"out"}
+
+
+@pytest.mark.filterwarnings("ignore")       # Pillow's, of damaged files
+@pytest.mark.parametrize("kind", PARSERS)
+@settings(max_examples=20, deadline=None)
+@given(damage=DAMAGE)
+def test_a_damaged_file_is_read_or_told_in_a_line(kind, damage):
+    answers(kind, damage)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(3600)
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", PARSERS)
+@settings(max_examples=5000, deadline=None)
+@given(damage=DAMAGE)
+def test_files_damaged_in_thousands_of_ways_are_read_or_told_in_a_line(kind, damage):
+    answers(kind, damage)
