@@ -985,6 +985,11 @@ IMAGES: dict[str, tuple[Content, str]] = {
        for name, (content, _) in list(cuts(image(format)).items())[:9:2]},
 }
 family("image", infer, IMAGES, ("out/predictions.jsonl",))
+for verb, *options in (("infer", "w", "a.png", "--batch-size", "0"), ("infer", "w", "a.png", "--batch-size", "-1"),
+                       ("infer", "w", "a.png", "--top-k", "0"), ("eval", "w", "--data", ".", "--batch-size", "0"),
+                       ("eval", "w", "--data", ".", "--workers", "-1")):
+    CASES.append(Case(f"option: {verb} {' '.join(options[-2:])}",
+                      lambda here, argv=(verb, *options): list(argv), "must be at least 1"))
 family("image", infer, {"a folder": (a_folder, "no pictures in a.png")})
 
 
