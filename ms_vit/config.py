@@ -5,7 +5,7 @@ import difflib
 import re
 import stat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -71,9 +71,17 @@ def keys_of(cls: type) -> dict[str, type | None]:
     return keys
 
 
+def may_be_none(cls: type) -> set[str]:
+    """The keys of a dataclass tree whose values may be left out by null."""
+    return {key for field in dataclasses.fields(cls) for key in (
+        {f"{field.name}.{inner}" for inner in may_be_none(field.type)}
+        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type)
+        else {field.name} if type(None) in get_args(field.type) else set())}
+
+
 def flatten(values: dict[str, Any], cls: type, where: str) -> dict[str, Any]:
-    """{"optimizer": {"lr": 1}} -> {"optimizer.lr": 1}; keys that `cls` doesn't have are an error."""
-    known = keys_of(cls)
+    """{"optimizer": {"lr": 1}} -> {"optimizer.lr": 1}; keys that `cls` doesn't have or without a value are an error."""
+    known, optional = keys_of(cls), may_be_none(cls)
     flat: dict[str, Any] = {}
 
     def walk(prefix: str, section: dict[str, Any]) -> None:
@@ -81,7 +89,9 @@ def flatten(values: dict[str, Any], cls: type, where: str) -> dict[str, Any]:
             key = f"{prefix}{name}"
             if key not in known:
                 raise UsageError(unknown_key(key, known, where))
-            if known[key] is None:
+            if known[key] is None and value is None and key not in optional:    # jsonargparse would take it
+                raise UsageError(f'"{key}" in {where} has no value; give it one, or leave it out')
+            elif known[key] is None:
                 flat[key] = value
             elif isinstance(value, dict):
                 walk(f"{key}.", value)

@@ -207,6 +207,9 @@ family("recipe", train, YAMLS)
 family("recipe", train, {
     text.strip(): (text, says) for text, says in {
         "optimiser: {lr: 1}": "did you mean",
+        "train: {epochs: }": '"train.epochs" in my.yaml has no value',
+        "train:": "is a section",
+        "optimizer: {betas: null}": '"optimizer.betas" in my.yaml has no value',
         "train: [1]": "is a section",
         "train: {epochs: many}": "expected int",
         "train: {epochs: 1.5}": "expected int",
@@ -302,6 +305,8 @@ family("card", download, {
     "a size below 0": (card(files=[{"url": "https://example.invalid/x", "bytes": -1}]), '"bytes"'),
     "an unknown key of a file": (card(files=[{"url": "https://example.invalid/x", "run": "x"}]), "run"),
     "files that are none": (card(files=[1]), "files"),
+    "no mean": (card(mean=None), '"mean" in my.yaml has no value'),
+    "no address": (card(files=[{"url": None}]), '"url" in files of my.yaml has no value'),
     "a std of 0": (card(std=[0, 1, 1]), '"std"'),
     "a std that is no number": (json.dumps(CARD)[:-1] + ", std: [.nan, 1.0, 1.0]}", '"std"'),
     "a mean that is no number": (json.dumps(CARD)[:-1] + ", mean: [.inf, 1.0, 1.0]}", '"mean"'),
