@@ -75,12 +75,12 @@ def check(folder: Path, out: Path | None = None) -> Check:
 def report(folder: Path, result: Check) -> None:
     """Counts and problems for people."""
     for line in table(folder, result.counts):
-        say(printable(line))
+        say(line)
     copies = f", {result.copies:,} of them further copies in their class" if result.copies else ""
     say(f"{result.images:,} images read in {result.seconds:.1f} s, {result.infer:,} of them in infer/{copies}")
     for kind, count in result.kinds.items():
         for problem in [problem for problem in result.problems if problem.kind == kind][:MAX_PROBLEMS]:
-            say(printable(f"  {problem.path}: {problem.text}"))
+            say(f"  {problem.path}: {problem.text}")
         if count > MAX_PROBLEMS:
             say(f"  and {count - MAX_PROBLEMS:,} more: {kind}")
     count = len(result.problems)
@@ -100,11 +100,6 @@ def write(path: Path, result: Check, files: list[File], *, must: bool) -> None:
         say(text)
     else:
         say(f"{path} tells of each file")
-
-
-def printable(text: str) -> str:
-    """A file's name can hold anything, and is to stay on its line."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def table(folder: Path, counts: dict[str, dict[str, int]]) -> list[str]:

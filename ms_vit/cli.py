@@ -20,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ms_vit.errors import UserError, one_line
+
 VERBS = {
     "download": "fetch a data set, verify it and lay it out as train/ val/ infer/",
     "check": "read every image of a folder and report what is wrong with it",
@@ -73,7 +75,6 @@ def run(function: Callable[..., Any], argv: list[str] | None = None, *, prog: st
     from jsonargparse import ArgumentError, ArgumentParser
 
     from ms_vit import config
-    from ms_vit.errors import UserError
 
     parser = ArgumentParser(prog=prog or f"ms-vit {function.__name__}", description=summary(function),
                             exit_on_error=False, allow_abbrev=False)
@@ -156,7 +157,7 @@ def explain_os_error(error: OSError) -> str:
 def fail(text: str, code: int, debug: bool = False) -> int:
     if debug:
         traceback.print_exc()
-    print(f"ms-vit: {text}", file=sys.stderr)
+    print(f"ms-vit: {one_line(text)}", file=sys.stderr)
     return code
 
 

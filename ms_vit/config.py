@@ -3,8 +3,9 @@
 import dataclasses
 import difflib
 import re
+import stat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -13,19 +14,47 @@ from ms_vit.errors import UsageError
 
 T = TypeVar("T")
 MAX_BYTES = 1_000_000  # a recipe or card is a page; a larger file is something else
+MAX_DEPTH = 16  # of lists and mappings within one another; a recipe has three
+
+
+class Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, for files of strangers: no aliases (ten lines of them make gigabytes), no key twice."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH or self.check_event(yaml.AliasEvent):
+            what = "is nested too deeply" if self.depth > MAX_DEPTH else "is an alias; write it out"
+            raise yaml.MarkedYAMLError(problem=what, problem_mark=self.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            raise yaml.MarkedYAMLError(problem="has a key twice", problem_mark=node.start_mark)
+        return mapping
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, read without its constructors for arbitrary objects."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UsageError(f"{path} is too large for a YAML of ours ({path.stat().st_size:,} bytes)")
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):     # a pipe would never end
+            raise UsageError(f"{path} is no file; give the path of a YAML")
+        if found.st_size > MAX_BYTES:
+            raise UsageError(f"{path} is too large for a YAML of ours ({found.st_size:,} bytes)")
+        values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader)
     except OSError as error:
         raise UsageError(f"can't read {path}: {(error.strerror or str(error)).lower()}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        line = f" at line {mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else ""
-        raise UsageError(f"{path} is no valid YAML{line}; look for a missing colon, quote or indent") from error
+    except UsageError:
+        raise
+    except Exception as error:  # a value that isn't what its tag or its look says makes PyYAML raise nearly anything
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f" at line {mark.line + 1}{f' ({problem})' if problem else ''}" if mark else ""
+        raise UsageError(f"{path} is no valid YAML{where}; look for a missing colon, quote or indent") from error
     if not isinstance(values, dict):
         raise UsageError(f'{path} must hold "key: value" lines')
     return values
@@ -42,9 +71,17 @@ def keys_of(cls: type) -> dict[str, type | None]:
     return keys
 
 
+def may_be_none(cls: type) -> set[str]:
+    """The keys of a dataclass tree whose values may be left out by null."""
+    return {key for field in dataclasses.fields(cls) for key in (
+        {f"{field.name}.{inner}" for inner in may_be_none(field.type)}
+        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type)
+        else {field.name} if type(None) in get_args(field.type) else set())}
+
+
 def flatten(values: dict[str, Any], cls: type, where: str) -> dict[str, Any]:
-    """{"optimizer": {"lr": 1}} -> {"optimizer.lr": 1}; keys that `cls` doesn't have are an error."""
-    known = keys_of(cls)
+    """{"optimizer": {"lr": 1}} -> {"optimizer.lr": 1}; keys that `cls` doesn't have or without a value are an error."""
+    known, optional = keys_of(cls), may_be_none(cls)
     flat: dict[str, Any] = {}
 
     def walk(prefix: str, section: dict[str, Any]) -> None:
@@ -52,7 +89,9 @@ def flatten(values: dict[str, Any], cls: type, where: str) -> dict[str, Any]:
             key = f"{prefix}{name}"
             if key not in known:
                 raise UsageError(unknown_key(key, known, where))
-            if known[key] is None:
+            if known[key] is None and value is None and key not in optional:    # jsonargparse would take it
+                raise UsageError(f'"{key}" in {where} has no value; give it one, or leave it out')
+            elif known[key] is None:
                 flat[key] = value
             elif isinstance(value, dict):
                 walk(f"{key}.", value)

@@ -54,9 +54,8 @@ def graph_cache(what: str) -> Iterator[None]:
     """Keeps the graphs that are compiled inside; the next time the same are asked for, they are only read.
 
     `what` names all that decides them, and which one of a run's graphs it is. MindSpore compares source files and
-    parameters alone, and tells a process's graphs by their order: it would take a graph with another dropout or learning
-    rate, or validation's in place of training's, for the same. So each `what`, with each state of our sources, has a
-    folder.
+    parameters alone, and tells a process's graphs by their order: it would take a graph with another dropout or rate,
+    or validation's in place of training's, for the same. So each `what`, with each state of our sources, has a folder.
     """
     import mindspore as ms
 
@@ -82,7 +81,7 @@ def graph_cache(what: str) -> Iterator[None]:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def forget_all_but_newest(folder: Path, keep: int = 16) -> None:
+def forget_all_but_newest(folder: Path, keep: int = 32) -> None:
     """Those that killed runs left half-made go this way, too."""
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.stat().st_mtime)[:-keep]:
         shutil.rmtree(entry, ignore_errors=True)

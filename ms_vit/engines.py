@@ -98,7 +98,7 @@ def reopened(to: Exporter, kept: Path, key: str) -> Logits | None:
     """A kept export; None where there is none, or it is damaged, another's, or none for this onnxruntime."""
     from ms_vit.models.exports.onnx_graph import is_sealed
 
-    if not kept.exists():
+    if not kept.is_file():
         return None
     try:
         if is_sealed(kept, key):

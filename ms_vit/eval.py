@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ms_vit import cli, signals
+from ms_vit.errors import UsageError
 from ms_vit.progress import say
 
 
@@ -40,6 +41,8 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
         from ms_vit.predictor import Predictor, score
         from ms_vit.training.checkpoint import run_folder
 
+        if workers is not None and workers < 1:
+            raise UsageError("--workers must be at least 1")
         predictor = Predictor(checkpoint, model=model, device=device, batch_size=batch_size, engine=engine)
         labels, data = predictor.spec.labels, Path(data)
         batches = Batches(data / split, labels, predictor.spec.preprocessing, batch_size=batch_size, training=False,

@@ -51,7 +51,7 @@ def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path |
     out = Path(out or run_folder(predictor.weights) / "predictions")
     out.mkdir(parents=True, exist_ok=True)
     drawn: list[Path] = []
-    skipped = 0
+    faults: list[str] = []
     with (out / "predictions.jsonl").open("w") as lines:
         batches = [files[start:start + batch_size] for start in range(0, len(files), batch_size)]
         for batch in track(batches, "predicting", "batches"):
@@ -60,7 +60,7 @@ def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path |
                 try:
                     pictures.append((file, root, read_image(file)))
                 except DataError as error:
-                    skipped += 1
+                    faults.append(str(error))
                     say(f"left out: {error}")
                     lines.write(json.dumps({"image": str(file), "error": str(error)}) + "\n")
             answers = predictor([picture for _, _, picture in pictures], top_k)
@@ -73,10 +73,10 @@ def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path |
                 annotate(picture, best.name, best.probability).save(place)
                 drawn.append(place)
     if not drawn:
-        raise DataError(f"none of {len(files)} files could be read as a picture")
+        raise DataError(f"none of {len(files)} files could be read as a picture: {faults[0]}")
     contact_sheet(drawn, out / "gallery.png")
-    say(f"{len(drawn)} pictures named, {skipped} left out; annotated pictures and predictions.jsonl are in {out}")
-    return Inference(len(drawn), skipped, out)
+    say(f"{len(drawn)} pictures named, {len(faults)} left out; annotated pictures and predictions.jsonl are in {out}")
+    return Inference(len(drawn), len(faults), out)
 
 
 def free_place(place: Path, taken: list[Path]) -> Path:

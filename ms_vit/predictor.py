@@ -11,6 +11,7 @@ from PIL import Image
 from ms_vit.data.images import read_image
 from ms_vit.device import cpu_count
 from ms_vit.engines import Logits, load_engine
+from ms_vit.errors import UsageError
 from ms_vit.progress import track
 from ms_vit.reports.scores import Scores
 from ms_vit.training.checkpoint import model_file
@@ -34,11 +35,14 @@ class Predictor:
     batch_size: pictures that go through the network at once; any number of pictures will do.
     engine: "mindspore", or "onnx" for ONNX Runtime; see engines.py.
 
-    Raises DataError where there is no whole checkpoint, or a picture can't be read.
+    Raises DataError where there is no whole checkpoint, or a picture can't be read, and UsageError where batch_size is
+    below 1.
     """
 
     def __init__(self, checkpoint: str | Path, *, model: str | None = None, device: str | None = None,
                  batch_size: int = 32, engine: str = "mindspore"):
+        if batch_size < 1:
+            raise UsageError("--batch-size must be at least 1")
         self.weights = model_file(Path(checkpoint))
         self.logits, self.spec = load_engine(engine, self.weights, model, device=device, batch_size=batch_size)
         self.batch_size = batch_size

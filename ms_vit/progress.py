@@ -6,6 +6,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from ms_vit.errors import one_line
+
 T = TypeVar("T")
 LINE = "{desc}: {n_fmt} of {total_fmt}{unit}, {rate_noinv_fmt}, {remaining} left{postfix}"
 
@@ -39,4 +41,4 @@ def track(items: Iterable[T], title: str, unit: str, total: int | None = None) -
 
 def say(text: str) -> None:
     """A line for people, on stderr: stdout is for results."""
-    tqdm.write(text, file=sys.stderr)
+    tqdm.write(one_line(text), file=sys.stderr)

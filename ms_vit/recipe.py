@@ -5,6 +5,8 @@ The YAML files say only what differs from the defaults.
 """
 
 import dataclasses
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +17,28 @@ from ms_vit import config
 from ms_vit.errors import UsageError
 
 RECIPES = Path(__file__).parent / "recipes"
+
+# What a number may be, by key: a test that NaN fails, too, and its words.
+COUNT = (lambda value: 1 <= value <= 1_000_000, "must be at least 1 and at most 1,000,000")
+SHARE = (lambda value: 0 <= value < 1, "must be at least 0 and below 1")
+PART = (lambda value: 0 < value <= 1, "must be above 0 and at most 1")
+AMOUNT = (lambda value: 0 <= value < float("inf"), "must be a number of at least 0")
+BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("train.epochs", "train.batch_size", "train.accumulate", "train.log_every", "data.workers",
+                     "checkpoint.every_epochs", "checkpoint.keep"), COUNT),
+    **dict.fromkeys(("model.dropout", "model.attention_dropout", "model.drop_path", "train.ema",
+                     "loss.label_smoothing"), SHARE),
+    **dict.fromkeys(("augment.crop_pct", "optimizer.layer_decay"), PART),
+    **dict.fromkeys(("augment.mixup", "optimizer.lr", "optimizer.eps", "optimizer.weight_decay", "optimizer.clip_norm",
+                     "schedule.warmup_epochs", "schedule.min_lr", "checkpoint.every_minutes"), AMOUNT),
+    "train.seed": (lambda value: 0 <= value < 1 << 32, "must be at least 0 and below 2^32"),
+    "optimizer.betas": (lambda pair: all(0 <= value < 1 for value in pair), "must be two numbers from 0 to below 1"),
+    "optimizer.tune": (lambda tune: isinstance(tune, str) or tune >= 1, "is all, head, or a number of blocks from 1"),
+    "augment.train": (bool, "must list an operation"),
+    "augment.eval": (bool, "must list an operation"),
+    "augment.mean": (lambda mean: all(map(math.isfinite, mean)), "must be three numbers"),
+    "augment.std": (lambda std: all(0 < value < float("inf") for value in std), "must be three numbers above 0"),
+}
 
 
 @dataclass(kw_only=True)
@@ -228,33 +252,13 @@ class Recipe:
 
     def validate(self) -> None:
         """Refuses values that no run can use."""
-        counts = ("train.epochs", "train.batch_size", "train.accumulate", "train.log_every", "checkpoint.every_epochs",
-                  "checkpoint.keep")
-        for key in counts:
+        for key, (fits, words) in BOUNDS.items():
             section, name = key.split(".")
-            if getattr(getattr(self, section), name) < 1:
-                raise UsageError(f'"{key}" must be at least 1')
+            value = getattr(getattr(self, section), name)
+            if value is not None and not fits(value):
+                raise UsageError(f'"{key}" {words}, not {value}')
         if self.train.batch_size % self.train.accumulate:
             raise UsageError(f'"train.accumulate" must divide train.batch_size, {self.train.batch_size}')
-        for name in ("dropout", "attention_dropout", "drop_path"):
-            if not 0 <= getattr(self.model, name) < 1:
-                raise UsageError(f'"model.{name}" is a share dropped; it must be at least 0 and below 1')
-        if self.augment.crop_pct is not None and not 0 < self.augment.crop_pct <= 1:
-            raise UsageError('"augment.crop_pct" must be above 0 and at most 1')
-        if not 0 < self.optimizer.layer_decay <= 1:
-            raise UsageError('"optimizer.layer_decay" must be above 0 and at most 1')
-        if isinstance(self.optimizer.tune, int) and self.optimizer.tune < 1:
-            raise UsageError('"optimizer.tune" is all, head, or a number of blocks from 1')
-        if not 0 <= self.train.ema < 1:
-            raise UsageError('"train.ema" is a decay; it must be at least 0 and below 1')
-        for key, value in (("augment.mixup", self.augment.mixup),
-                           ("checkpoint.every_minutes", self.checkpoint.every_minutes)):
-            if not 0 <= value < float("inf"):
-                raise UsageError(f'"{key}" must be at least 0')
-        if not 0 <= self.loss.label_smoothing < 1:
-            raise UsageError('"loss.label_smoothing" must be at least 0 and below 1')
-        if self.data.workers is not None and self.data.workers < 1:
-            raise UsageError('"data.workers" must be at least 1')
 
     def as_dict(self) -> dict[str, Any]:
         """Nested plain values, as YAML and JSON know them."""

@@ -5,6 +5,7 @@ pickle asks for is refused before it exists. It is the machine in Python: the on
 gigabytes for its memo.
 """
 
+import io
 import pickle
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
@@ -16,6 +17,21 @@ INSTRUCTIONS = [
     pickle.NEWFALSE, pickle.NEWOBJ, pickle.NEWTRUE, pickle.NONE, pickle.PROTO, pickle.REDUCE, pickle.SETITEM,
     pickle.SETITEMS, pickle.SHORT_BINSTRING, pickle.STOP, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2,
     pickle.TUPLE3]
+
+
+MAX_READS = 1_000_000  # an instruction is one or a few; a ViT-L with its optimiser takes 100,000
+
+
+class Program(io.BytesIO):
+    """A pickle, which is no endless one: each instruction may make an object, and objects are larger than it is."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.reads += 1
+        if self.reads > MAX_READS:
+            raise Refused("too many objects")
+        return super().read(size)
 
 
 class Refused(Exception):

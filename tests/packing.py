@@ -1,10 +1,19 @@
-"""Archives for tests, with whatever members a test asks for."""
+"""Archives, weight files and data sets for tests, with whatever a test asks for in them, written by hand."""
 
+import gzip
 import io
+import json
+import pickle
+import struct
 import tarfile
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_vit.data.cards import Card
 
 
 def make_zip(path: Path, members: Iterable[tuple[str | zipfile.ZipInfo, bytes]]) -> Path:
@@ -22,3 +31,142 @@ def make_tar(path: Path, members: Iterable[tuple[str | tarfile.TarInfo, bytes]],
                 info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     return path
+
+
+# ------------------------------------------------------------------------------------------------ torch.save's files
+
+TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+
+
+def number(value: int) -> bytes:
+    content = value.to_bytes(9, "little", signed=True)
+    return b"\x8a" + bytes([len(content)]) + content
+
+
+def numbers(values: tuple[int, ...]) -> bytes:
+    return b"(" + b"".join(map(number, values)) + b"t"
+
+
+def name_of(path: str) -> bytes:
+    module, name = path.rsplit(".", 1)
+    return f"c{module}\n{name}\n".encode()
+
+
+def storage(key: str, count: int, kind: str = "torch.FloatStorage") -> bytes:
+    return b"(" + text("storage") + name_of(kind) + text(key) + text("cpu") + number(count) + b"tQ"
+
+
+def tensor(content: bytes, shape: tuple[int, ...], strides: tuple[int, ...], offset: int = 0) -> bytes:
+    return (name_of("torch._utils._rebuild_tensor_v2") + b"(" + content + number(offset) + numbers(shape)
+            + numbers(strides) + b"\x89" + name_of("collections.OrderedDict") + b")RtR")
+
+
+def mapping(entries: dict[str, bytes]) -> bytes:
+    return b"}(" + b"".join(text(key) + value for key, value in entries.items()) + b"u"
+
+
+def pickled(content: bytes) -> bytes:
+    return b"\x80\x02" + content + b"."
+
+
+def write_zip(path: Path, content: bytes, storages: dict[str, bytes], **options: Any) -> Path:
+    with zipfile.ZipFile(path, "w", **options) as archive:
+        archive.writestr("archive/data.pkl", pickled(content))
+        for key, data in storages.items():
+            archive.writestr(f"archive/data/{key}", data)
+    return path
+
+
+def write_stream(path: Path, content: bytes, storages: dict[str, bytes], size: int = 4) -> Path:
+    keys = b"](" + b"".join(map(text, storages)) + b"e"
+    data = b"".join(struct.pack("<q", len(data) // size) + data for data in storages.values())
+    path.write_bytes(TORCH_MAGIC + pickled(number(1001)) + pickled(b"}") + pickled(content) + pickled(keys) + data)
+    return path
+
+
+# ------------------------------------------------------------------------------------------------ other weight files
+
+def write_safetensors(path: Path, tensors: dict[str, tuple[str, list[int], bytes]], **metadata: str) -> Path:
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    position = 0
+    for name, (dtype, shape, data) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [position, position + len(data)]}
+        position += len(data)
+    content = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(content)) + content + b"".join(data for *_, data in tensors.values()))
+    return path
+
+
+def varint(value: int) -> bytes:
+    return (bytes([value & 0x7F | 0x80]) + varint(value >> 7)) if value > 0x7F else bytes([value])
+
+
+def message(field: int, content: bytes) -> bytes:
+    return varint(field << 3 | 2) + varint(len(content)) + content
+
+
+def write_ckpt(path: Path, tensors: list[tuple[str, str, list[int], bytes]], packed: bool = False) -> Path:
+    def dims(shape: list[int]) -> bytes:
+        return message(1, b"".join(map(varint, shape))) if packed else b"".join(b"\x08" + varint(n) for n in shape)
+
+    path.write_bytes(b"".join(
+        message(1, message(1, tag.encode()) + message(2, dims(shape) + message(2, kind.encode()) + message(3, data)))
+        for tag, kind, shape, data in tensors))
+    return path
+
+
+# ----------------------------------------------------------------------------------------------------------- data sets
+
+def idx_file(path: Path, array: np.ndarray, shape: tuple[int, ...] | None = None, type: int = 8) -> Path:
+    shape = array.shape if shape is None else shape
+    header = struct.pack(f">BBBB{len(shape)}I", 0, 0, type, len(shape), *shape)
+    path.write_bytes(gzip.compress(header + array.tobytes(), 1))
+    return path
+
+
+class Python2Pickler(pickle._Pickler):
+    """Writes text and bytes as Python 2 did: strings of bytes."""
+
+    dispatch = dict(pickle._Pickler.dispatch)
+
+    def save_text(self, value: str | bytes) -> None:
+        content = value.encode("latin1") if isinstance(value, str) else value
+        self.write(b"T" + struct.pack("<i", len(content)) + content)  # type: ignore[attr-defined]
+        self.memoize(value)  # type: ignore[attr-defined]
+
+    dispatch[str] = dispatch[bytes] = save_text
+
+
+def python2_pickle(path: Path, value: Any) -> Path:
+    with open(path, "wb") as file:
+        Python2Pickler(file, 2, fix_imports=False).dump(value)
+    return path
+
+
+def cifar(folder: Path, name: str = "data_batch_2", content: bytes | None = None, **changes: Any) -> Path:
+    """A small archive like CIFAR-10's, one batch of it changed."""
+    batches = folder / "cifar-10-batches-py"
+    batches.mkdir()
+    python2_pickle(batches / "batches.meta", {"label_names": Card.load("cifar10").class_ids})
+    for batch in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
+        value = {"data": np.full((2, 3072), 7, np.uint8), "labels": [0, 9]}
+        python2_pickle(batches / batch, value | (changes if batch == name else {}))
+    if content is not None:
+        (batches / name).write_bytes(content)
+    with tarfile.open(folder / "cifar.tar.gz", "w:gz") as archive:
+        archive.add(batches, batches.name)
+    return folder / "cifar.tar.gz"
+
+
+class Calls:
+    """Pickles as a call of a function."""
+
+    def __init__(self, function: Any, *args: Any):
+        self.call = (function, args)
+
+    def __reduce__(self) -> Any:
+        return self.call

@@ -16,6 +16,21 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from packing import (
+    mapping,
+    message,
+    name_of,
+    number,
+    numbers,
+    storage,
+    tensor,
+    text,
+    varint,
+    write_ckpt,
+    write_safetensors,
+    write_stream,
+    write_zip,
+)
 from safetensors.numpy import save_file
 
 from ms_vit import unpickling
@@ -44,61 +59,6 @@ def fault(path: Path) -> str:
     text = str(caught.value)
     assert str(path) in text and "\n" not in text and text.isprintable() and len(text) < 500
     return text.replace(str(path), "FILE")
-
-
-# ------------------------------------------------------------------------------ a writer of torch.save's files, by hand
-
-TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-
-
-def text(value: str) -> bytes:
-    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
-
-
-def number(value: int) -> bytes:
-    content = value.to_bytes(9, "little", signed=True)
-    return b"\x8a" + bytes([len(content)]) + content
-
-
-def numbers(values: tuple[int, ...]) -> bytes:
-    return b"(" + b"".join(map(number, values)) + b"t"
-
-
-def name_of(path: str) -> bytes:
-    module, name = path.rsplit(".", 1)
-    return f"c{module}\n{name}\n".encode()
-
-
-def storage(key: str, count: int, kind: str = "torch.FloatStorage") -> bytes:
-    return b"(" + text("storage") + name_of(kind) + text(key) + text("cpu") + number(count) + b"tQ"
-
-
-def tensor(content: bytes, shape: tuple[int, ...], strides: tuple[int, ...], offset: int = 0) -> bytes:
-    return (name_of("torch._utils._rebuild_tensor_v2") + b"(" + content + number(offset) + numbers(shape)
-            + numbers(strides) + b"\x89" + name_of("collections.OrderedDict") + b")RtR")
-
-
-def mapping(entries: dict[str, bytes]) -> bytes:
-    return b"}(" + b"".join(text(key) + value for key, value in entries.items()) + b"u"
-
-
-def pickled(content: bytes) -> bytes:
-    return b"\x80\x02" + content + b"."
-
-
-def write_zip(path: Path, content: bytes, storages: dict[str, bytes], **options: Any) -> Path:
-    with zipfile.ZipFile(path, "w", **options) as archive:
-        archive.writestr("archive/data.pkl", pickled(content))
-        for key, data in storages.items():
-            archive.writestr(f"archive/data/{key}", data)
-    return path
-
-
-def write_stream(path: Path, content: bytes, storages: dict[str, bytes], size: int = 4) -> Path:
-    keys = b"](" + b"".join(map(text, storages)) + b"e"
-    data = b"".join(struct.pack("<q", len(data) // size) + data for data in storages.values())
-    path.write_bytes(TORCH_MAGIC + pickled(number(1001)) + pickled(b"}") + pickled(content) + pickled(keys) + data)
-    return path
 
 
 SIX = np.arange(6, dtype="<f4")
@@ -227,17 +187,6 @@ def test_only_the_storages_of_the_weights_are_read(tmp_path):
 
 # ---------------------------------------------------------------------------------------------- the other containers
 
-def write_safetensors(path: Path, tensors: dict[str, tuple[str, list[int], bytes]], **metadata: str) -> Path:
-    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
-    position = 0
-    for name, (dtype, shape, data) in tensors.items():
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [position, position + len(data)]}
-        position += len(data)
-    content = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(content)) + content + b"".join(data for *_, data in tensors.values()))
-    return path
-
-
 def test_safetensors_are_read_with_their_metadata(tmp_path):
     save_file(ARRAYS, tmp_path / "anything.bin", metadata={"format": "pt"})
     weights = read_weights(tmp_path / "anything.bin")
@@ -314,24 +263,6 @@ def test_a_tensor_that_mindspore_wrote_in_slices_is_whole(tmp_path, monkeypatch)
     ms.save_checkpoint([{"name": name, "data": ms.Tensor(array)} for name in "ab"], str(tmp_path / "w.ckpt"))
     assert (tmp_path / "w.ckpt").read_bytes().count(b"Float32") > 2
     assert same(read_weights(tmp_path / "w.ckpt").arrays, {"a": array, "b": array})
-
-
-def varint(value: int) -> bytes:
-    return (bytes([value & 0x7F | 0x80]) + varint(value >> 7)) if value > 0x7F else bytes([value])
-
-
-def message(field: int, content: bytes) -> bytes:
-    return varint(field << 3 | 2) + varint(len(content)) + content
-
-
-def write_ckpt(path: Path, tensors: list[tuple[str, str, list[int], bytes]], packed: bool = False) -> Path:
-    def dims(shape: list[int]) -> bytes:
-        return message(1, b"".join(map(varint, shape))) if packed else b"".join(b"\x08" + varint(n) for n in shape)
-
-    path.write_bytes(b"".join(
-        message(1, message(1, tag.encode()) + message(2, dims(shape) + message(2, kind.encode()) + message(3, data)))
-        for tag, kind, shape, data in tensors))
-    return path
 
 
 @pytest.mark.parametrize("packed", [True, False])

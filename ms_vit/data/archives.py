@@ -7,6 +7,7 @@ import re
 import shutil
 import stat
 import tarfile
+import unicodedata
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,13 @@ from ms_vit.errors import DataError
 from ms_vit.progress import track
 
 MAX_RATIO = 100  # photos hardly shrink; a bomb is 1,000 times its archive and more
+MAX_NOTES = 100_000  # bytes of a tar's header that holds a long name, or notes
+NOTES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE,
+         tarfile.SOLARIS_XHDTYPE)
 ZIP64 = 0xFFFF  # members by the end record of a zip that has so many or more
+MAX_NAME = 2000  # bytes of a path
+MAX_DEPTH = 32  # folders of it
+NOT_IN_NAMES = ("Cc", "Cs", "Zl", "Zp")  # control characters, bytes in no encoding, ends of lines and paragraphs
 FREE_RATIO = 64_000_000  # bytes that an archive may hold whatever its ratio
 
 
@@ -104,7 +111,7 @@ def tar_members(archive: Path, write: Write | None) -> Iterator[Member]:
     with open(archive, "rb") as raw, gzip.open(raw) if raw.read(2) == b"\x1f\x8b" else raw as content:
         raw.seek(0)
         stream = Bounded(content, archive)
-        with tarfile.open(fileobj=stream, mode="r|") as opened:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=Header) as opened:  # type: ignore[call-overload]
             for info in opened:
                 # A sparse file can claim any size for a few bytes; archives of images have no use for them.
                 plain = info.isreg() and not info.issparse()
@@ -120,6 +127,17 @@ def tar_members(archive: Path, write: Write | None) -> Iterator[Member]:
             # tarfile takes a damaged header, or the end of the file, for the end of the archive.
             if stream.written > opened.offset or stream.read_so_far < opened.offset + tarfile.BLOCKSIZE:
                 raise tarfile.ReadError("it has no end mark")
+
+
+class Header(tarfile.TarInfo):
+    """A tar's header. Those that only hold a name or notes are read into memory whole, so they must be short."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Header":
+        header = super().frombuf(buf, encoding, errors)
+        if header.size > MAX_NOTES and header.type in NOTES:
+            raise tarfile.ReadError(f"a name or note of {header.size:,} bytes is too long")
+        return header
 
 
 class Bounded:
@@ -157,7 +175,7 @@ def checked(archive: Path, members: Iterable[Member]) -> dict[str, tuple[str, ..
         total += member.size
         if total > limit(archive):
             raise too_large(archive)
-        parts = tuple(part for part in member.name.split("/") if part not in ("", "."))
+        parts = parts_of(member.name)
         folders |= {parts[:depth] for depth in range(1, len(parts) + (member.kind == "folder"))}
         if member.kind == "file":
             if parts in taken:
@@ -173,20 +191,27 @@ def checked(archive: Path, members: Iterable[Member]) -> dict[str, tuple[str, ..
 def fault_of(member: Member) -> str | None:
     """Why a member must not be written; None where it may."""
     name = member.name
-    parts = [part for part in name.split("/") if part not in ("", ".")]
+    parts = parts_of(name)
     if member.kind not in ("file", "folder"):
         return "is a link or a device"
     if name.startswith("/") or re.match(r"[A-Za-z]:", name):
         return "has an absolute path"
     if ".." in parts:
         return "climbs out of its folder"
-    if "\\" in name or any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+    if "\\" in name or any(unicodedata.category(letter) in NOT_IN_NAMES for letter in name):
         return "has a character that no file name should have"
     if member.kind == "file" and (not parts or name.endswith(("/", "/."))):
         return "has no file name"
-    if any(len(part.encode("utf-8", "surrogateescape")) > 255 for part in parts) or len(name) > 2000:
+    if any(len(part.encode()) > 255 for part in parts) or len(name.encode()) > MAX_NAME:
         return "has a name that is too long"
+    if len(parts) > MAX_DEPTH:
+        return "lies too deep"
     return "has an impossible size" if member.size < 0 else None
+
+
+def parts_of(name: str) -> tuple[str, ...]:
+    """A path's folders and its last part."""
+    return tuple(part for part in name.split("/") if part not in ("", "."))
 
 
 def limit(archive: Path) -> int:

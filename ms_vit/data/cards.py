@@ -1,6 +1,7 @@
 """Cards: what there is to know about a data set before it is downloaded. One YAML each, in datasets/."""
 
 import dataclasses
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -32,6 +33,14 @@ class RemoteFile:
     sha256: str | None = None
     md5: str | None = None
     bytes: int | None = None
+
+    @property
+    def scheme(self) -> str:
+        """http or https, as the address begins; nothing where it is none."""
+        try:
+            return urlsplit(self.url).scheme
+        except ValueError:
+            return ""
 
     @property
     def name(self) -> str:
@@ -89,23 +98,28 @@ class Card:
         if not plain_name(self.name):
             raise UsageError(f'"name" in {path} names a folder; letters, digits, ".", "_" and "-" will do')
         for folder in self.class_ids:
-            if not folder or folder.startswith(".") or "/" in folder or "\\" in folder or not folder.isprintable():
+            if not folder or folder.startswith(".") or "/" in folder or "\\" in folder or not folder.isprintable() or \
+                    len(folder.encode()) > 255:
                 raise UsageError(f'"classes" in {path} name folders; {folder!r} can\'t be one')
         if len(set(self.class_ids)) < len(self.class_ids):
             raise UsageError(f'"classes" in {path} has a name twice')
         if bool(self.files) == (self.format == "digits"):
             raise UsageError(f'"files" in {path} must {"be empty" if self.files else "say what to download"}')
         for file in self.files:
-            if urlsplit(file.url).scheme not in ("http", "https") or not plain_name(file.name):
+            if file.scheme not in ("http", "https") or not plain_name(file.name):
                 raise UsageError(f'"url" in {path} must be the http(s) address of a file, not {file.url!r}')
             for key, digits in (("sha256", 64), ("md5", 32)):
                 value = getattr(file, key)
                 if value is not None and not re.fullmatch(f"[0-9a-f]{{{digits}}}", value):
                     raise UsageError(f'"{key}" in {path} must be {digits} hexadecimal digits in lower case')
+            if file.bytes is not None and file.bytes < 0:
+                raise UsageError(f'"bytes" in {path} must be at least 0')
         if len({file.name for file in self.files}) < len(self.files):
             raise UsageError(f'"files" in {path} has two files of one name')
-        if min(self.std) <= 0:
-            raise UsageError(f'"std" in {path} must be above 0')
+        if not all(map(math.isfinite, self.mean)):
+            raise UsageError(f'"mean" in {path} must be three numbers')
+        if not all(0 < value < math.inf for value in self.std):
+            raise UsageError(f'"std" in {path} must be three numbers above 0')
 
     @property
     def class_ids(self) -> list[str]:
@@ -141,7 +155,7 @@ def published_names() -> list[str]:
 
 def plain_name(text: str) -> bool:
     """Whether this can be the name of a file that is neither hidden nor elsewhere."""
-    return bool(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+-]*", text))
+    return bool(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+-]{,199}", text))       # a suffix or two must have room
 
 
 def as_text(classes: Any) -> Any:

@@ -31,6 +31,8 @@ def read_image(path: Path) -> Image.Image:
 
     Raises DataError, which names the file, where it is missing, truncated, no image, or larger than MAX_PIXELS.
     """
+    if path.exists() and not path.is_file():        # a pipe would never end
+        raise DataError(f"{path} is no file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -45,5 +47,5 @@ def read_image(path: Path) -> Image.Image:
         raise DataError(f"{path} is no image") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} has more than {MAX_PIXELS:,} pixels; make it smaller or leave it out") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path} can't be read as an image: {error}") from error
+    except Exception as error:  # a damaged image makes Pillow's many readers raise nearly anything
+        raise DataError(f"{path} can't be read as an image: {error or type(error).__name__}") from error

@@ -9,7 +9,7 @@ from ms_vit.data.threads import each
 from ms_vit.errors import DataError
 
 NAME = "SHA256SUMS"
-LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+LINE = re.compile(r"([0-9a-f]{64})  (?!/|(?:.*/)?\.\.(?:/|$))(.+)")     # of a file below the folder, and no other
 
 
 def digest(path: Path, algorithm: str = "sha256") -> str:
@@ -22,9 +22,9 @@ def digest(path: Path, algorithm: str = "sha256") -> str:
 
 
 def digest_or_none(path: Path) -> str | None:
-    """The SHA-256 of a file; None where it isn't there or can't be read."""
+    """The SHA-256 of a file; None where it isn't there, is none (a pipe or a device never ends) or can't be read."""
     try:
-        return digest(path)
+        return digest(path) if path.is_file() else None
     except OSError:
         return None
 

@@ -7,6 +7,8 @@ of that module's operations with literals, and with the names that `Preprocessin
 import ast
 import difflib
 import inspect
+import io
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +18,8 @@ from PIL import Image
 
 from ms_vit.errors import UsageError
 
+MAX_NUMBER = 16_384     # in a call of an operation: no picture needs a longer side, and a longer one takes all memory
+MAX_TEXT = 200        # letters of a call
 PIXELS = ("Decode", "Resize", "CenterCrop", "Crop", "Pad", "PadToSize")     # give [H, W, 3] uint8, the same each time
 
 
@@ -39,6 +43,29 @@ class Preprocessing:
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
 
+    def check(self) -> None:
+        """Raises UsageError where these operations don't make an image for the model of a picture."""
+        for name, low in (("mean", -math.inf), ("std", 0.0)):
+            values = getattr(self, name)
+            if len(values) != 3 or not all(low < value < math.inf for value in values):
+                raise UsageError(f"{name} must be three numbers{' above 0' if name == 'std' else ''}, not {values}")
+        if not 0 < self.crop_pct <= 1:
+            raise UsageError(f"crop_pct must be above 0 and at most 1, not {self.crop_pct}")
+        if not self.transforms:
+            raise UsageError("there are no transforms")
+        file = io.BytesIO()
+        Image.new("RGB", (64, 48)).save(file, "PNG")
+        made: Any = np.frombuffer(file.getvalue(), np.uint8)
+        for text, each in zip(self.transforms, self.operations(), strict=True):
+            try:
+                made = each(made)
+            except (RuntimeError, TypeError, ValueError, OSError) as error:
+                raise UsageError(f'"{text}" fails: {(str(error).splitlines() or [""])[0]}') from error
+        shape = (3, self.image_size, self.image_size)
+        if not isinstance(made, np.ndarray) or made.shape != shape or made.dtype != np.float32:
+            found = f"{made.dtype} {made.shape}" if isinstance(made, np.ndarray) else type(made).__name__
+            raise UsageError(f"the transforms make {found} of a picture, not float32 {shape}")
+
     @property
     def names(self) -> dict[str, Any]:
         # Decoded images hold 0..255, and MindSpore's Normalize takes its mean and std on that scale.
@@ -52,8 +79,10 @@ class Preprocessing:
     def split(self) -> tuple["Preprocessing", "Preprocessing"]:
         """What is done once, file bytes [n] -> pixels [H, W, 3] uint8, and what is done to these pixels each time.
 
-        Nothing is done once where these pixels alone would not do for the rest.
+        Nothing is done once where these pixels alone would not do for the rest. Raises UsageError where one of the
+        transforms is no operation.
         """
+        self.operations()
         texts = list(self.transforms)
         if texts[0].startswith("RandomCropDecodeResize("):
             # It decodes no more than its crop. From all the pixels this one cuts the same place, by the same draws.
@@ -76,18 +105,21 @@ class Preprocessing:
 def operation(text: str, names: dict[str, Any]) -> Any:
     """One operation from its text, e.g. "Resize(resize_size, Inter.BICUBIC)"."""
     try:
+        if len(text) > MAX_TEXT:
+            raise ValueError
         call = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
-        raise UsageError(f'"{text}" in the recipe\'s augment is no call, as "RandomHorizontalFlip(0.5)" is') from error
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:     # what ast.parse raises
+        text = text if len(text) <= MAX_TEXT else f"{text[:40]}..."
+        raise UsageError(f'the transform "{text}" is no call, as "RandomHorizontalFlip(0.5)" is') from error
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
-        raise UsageError(f'"{text}" in the recipe\'s augment is no call, as "RandomHorizontalFlip(0.5)" is')
+        raise UsageError(f'the transform "{text}" is no call, as "RandomHorizontalFlip(0.5)" is')
     try:
         arguments = [literal(node, names) for node in call.args]
         keywords = {word.arg: literal(word.value, names) for word in call.keywords if word.arg}
         return vision_class(call.func.id)(*arguments, **keywords)
     except (TypeError, ValueError, KeyError, RuntimeError) as error:
         reason = (str(error).splitlines() or [""])[0]
-        raise UsageError(f'"{text}" in the recipe\'s augment: {reason}') from error
+        raise UsageError(f'the transform "{text}" can\'t be: {reason}') from error
 
 
 def vision_class(name: str) -> Any:
@@ -103,10 +135,15 @@ def literal(node: ast.expr, names: dict[str, Any]) -> Any:
     """A number, text, list or tuple of them, one of `names`, or a member of Inter or Border."""
     if isinstance(node, ast.Name):
         if node.id not in names:
-            raise UsageError(f'unknown name "{node.id}" in the recipe\'s augment; there are {", ".join(names)}')
-        return names[node.id]
+            raise UsageError(f'unknown name "{node.id}" in a transform; there are {", ".join(names)}')
+        if isinstance(value := names[node.id], int) and value > MAX_NUMBER:
+            raise UsageError(f"{node.id} is {value:,}; {MAX_NUMBER:,} is the most (crop_pct decides resize_size)")
+        return value
     if isinstance(node, (ast.List, ast.Tuple)):
         return [literal(item, names) for item in node.elts]
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("Inter", "Border"):
         return getattr(vision, node.value.id)[node.attr]
-    return ast.literal_eval(node)
+    value = ast.literal_eval(node)
+    if isinstance(value, (int, float)) and not abs(value) <= MAX_NUMBER:
+        raise ValueError(f"{value} is too large a number; {MAX_NUMBER:,} is the most")
+    return value

@@ -64,7 +64,7 @@ def recognise(file: WeightFile, path: Path) -> Foreign:
                                 "it is cut or of another kind") from error
             except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError) as error:
                 raise DataError(f"{path} holds something that no ViT has: {shown(error)}") from error
-    names = ", ".join(list(file.arrays)[:3])
+    names = ", ".join(map(shown, list(file.arrays)[:3]))
     raise DataError(f"{path} holds no ViT that we know (its tensors are called {names}, ...); "
                     "timm, Hugging Face, torchvision, Google, MAE, MindCV and MindSpore's tutorial are read")
 

@@ -1,5 +1,6 @@
 """Weights of any format into a network, whatever its image size, patch size and classes."""
 
+import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,15 @@ from ms_vit.data.labels import Labels
 from ms_vit.data.transforms import Preprocessing
 from ms_vit.errors import DataError, UsageError
 from ms_vit.models.containers import read_weights
+from ms_vit.models.containers.parts import shown
 from ms_vit.models.formats import Foreign, recognise
 from ms_vit.models.kernels import Gelu, LayerNorm
 from ms_vit.models.resample import resample_patch_kernel, resample_positions
-from ms_vit.models.sizes import model_config
+from ms_vit.models.sizes import BOUNDS, check_config, model_config, weights_of
 from ms_vit.models.vit import FeedForward, ViT
 from ms_vit.models.weights import METADATA_KEY, ModelSpec, misfits, refuse_misfits, spec_of
 
+MAX_LACKING = 100   # times the weights in a file, for which a network is built nonetheless
 # Of ViT's arguments those that come from the weights, whatever the model's name says.
 FILE_DECIDES = ("channels", "class_token", "distilled", "registers", "class_position", "layer_scale", "norm_after_pool",
                 "pool", "epsilon", "gelu", "head_dim")
@@ -66,13 +69,40 @@ def load_weights(net: ViT, path: str | Path, *, labels: Labels | None = None, pa
 
 
 def read_foreign(path: Path) -> Foreign:
-    """The weights of a file of any format, ours included, under timm's names."""
+    """The weights of a file of any format, ours included, under timm's names.
+
+    Raises DataError where the file is damaged, holds no ViT, or describes one that can't be.
+    """
     file = read_weights(path)
     if METADATA_KEY in file.metadata:
         spec = spec_of(file.metadata, path)
         preprocessing = {key: getattr(spec.preprocessing, key) for key in ("transforms", "crop_pct", "mean", "std")}
-        return Foreign(format="ms-vit", arrays=file.arrays, config=spec.config, eval=preprocessing, labels=spec.labels)
-    return recognise(file, path)
+        foreign = Foreign(format="ms-vit", arrays=file.arrays, config=spec.config, eval=preprocessing,
+                          labels=spec.labels)
+    else:
+        foreign = recognise(file, path)
+    try:
+        check(foreign)
+    except (TypeError, ValueError, UsageError) as error:
+        raise DataError(f"{path} describes a network that can't be: {error}; download it again") from error
+    return foreign
+
+
+def check(foreign: Foreign) -> None:
+    """Raises TypeError, ValueError or UsageError where what a file says of its network contradicts itself, or ViT."""
+    config, labels = foreign.config, foreign.labels
+    if foreign.format == "ms-vit":
+        inspect.signature(ViT).bind(**config)
+    check_config(config)
+    if labels and (len(labels.ids), len(labels.names)) != (config["num_classes"],) * 2:
+        raise ValueError(f"{len(labels.ids)} ids and {len(labels.names)} names of {config['num_classes']} classes")
+    held, described = sum(array.size for array in foreign.arrays.values()), weights_of(config)
+    if described > MAX_LACKING * held:      # what a file lacks else is told by name, once the network is there
+        raise ValueError(f"of the {described:,} weights by its depth, dim, mlp_dim and image_size it has {held:,}")
+    for name, array in foreign.arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{shown(name)} has values that are no numbers (NaN or infinite)")
+    Preprocessing(image_size=config["image_size"], **foreign.eval).check()
 
 
 def fit(net: ViT, foreign: Foreign, path: Path, *, config: dict[str, Any], labels: Labels | None = None,
@@ -104,7 +134,8 @@ def resize(arrays: dict[str, np.ndarray], wanted: dict[str, Parameter], net: ViT
     """Resamples positions and patch kernel where the network's image or patch size is another."""
     kernel, positions = arrays.get("patch_embed.proj.weight"), arrays.get("pos_embed")
     shape = tuple(wanted["patch_embed.proj.weight"].shape)
-    if kernel is not None and kernel.shape[:2] == shape[:2] and kernel.shape[2:] == kernel.shape[-1:] * 2 != shape[2:]:
+    if kernel is not None and kernel.shape[:2] == shape[:2] and \
+            kernel.shape[2:] == kernel.shape[-1:] * 2 != shape[2:] and 0 < kernel.shape[-1] <= BOUNDS["patch_size"][1]:
         arrays["patch_embed.proj.weight"] = resample_patch_kernel(kernel, shape[-1])
         report.resized.append(f"patches {kernel.shape[-1]} -> {shape[-1]}")
     extra = net.extra_tokens if net.class_position else 0

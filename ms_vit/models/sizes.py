@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from ms_vit.errors import UsageError
-from ms_vit.models.vit import ViT
+from ms_vit.models.vit import ViT, pair
 
 # Dosovitskiy et al. 2020, table 1 (base, large); Touvron et al. 2021, "DeiT", table 1 (tiny, small).
 SIZES = {
@@ -14,6 +14,14 @@ SIZES = {
     "large": {"dim": 1024, "depth": 24, "num_heads": 16, "mlp_dim": 4096},
 }
 PATCHES = (8, 14, 16, 32)
+# From and to what ViT's arguments make sense. Larger ones come from a slip or from a file that means harm, and building
+# the network would take all memory. The largest ViT (Dehghani et al. 2023) has 48 blocks of 6,144 and 22e9 weights.
+BOUNDS = {"image_size": (1, 16_384), "patch_size": (1, 128), "num_classes": (1, 1_000_000), "dim": (1, 16_384),
+          "depth": (1, 512), "num_heads": (1, 512), "mlp_dim": (1, 131_072), "channels": (1, 64),
+          "head_dim": (1, 4_096), "registers": (0, 1_024), "stem": (1, 16_384)}
+MAX_PATCHES = 16_384    # of an image; attention compares each with each, which takes 1 GB a head for so many
+MAX_WEIGHTS = 30_000_000_000
+WORDS = {"pool": ("cls", "mean", "flatten"), "gelu": ("exact", "tanh")}
 
 
 def model_config(name: str, **changes: Any) -> dict[str, Any]:
@@ -26,7 +34,55 @@ def model_config(name: str, **changes: Any) -> dict[str, Any]:
         raise UsageError(f'no model "{name}"; there are vit_{{{",".join(SIZES)}}}_patch{{8,14,16,32}}_SIZE, '
                          "for instance vit_tiny_patch16_224")
     named = SIZES[match[1]] | {"patch_size": int(match[2]), "image_size": int(match[3] or 224), "num_classes": 1000}
-    return named | {key: value for key, value in changes.items() if value is not None}
+    config = named | {key: value for key, value in changes.items() if value is not None}
+    try:
+        check_config(config)
+    except ValueError as error:
+        raise UsageError(f"there is no such network: {error}") from error
+    return config
+
+
+def check_config(config: dict[str, Any]) -> None:
+    """Raises ValueError where arguments of ViT are of another type, out of BOUNDS, or contradict each other."""
+    for key, (least, most) in BOUNDS.items():
+        value = config.get(key)
+        for number in value if isinstance(value, (list, tuple)) and key in ("stem", "image_size") else [value]:
+            if value is not None and not (type(number) is int and least <= number <= most):
+                raise ValueError(f"{key} must be a whole number from {least} to {most:,}, not {number!r:.40}")
+    if not isinstance(size := config.get("image_size", 1), int) and len(size) != 2:
+        raise ValueError(f"image_size must be one number, or height and width, not {size!r:.40}")
+    for key, known in WORDS.items():
+        if key in config and config[key] not in known:
+            raise ValueError(f"{key} must be {' or '.join(known)}, not {config[key]!r:.40}")
+    epsilon = config.get("epsilon", 1e-6)
+    if not isinstance(epsilon, float) or not 0 < epsilon < 1:
+        raise ValueError(f"epsilon must be above 0 and below 1, not {epsilon!r:.40}")
+    if not {"dim", "num_heads", "image_size", "patch_size"} <= config.keys():
+        return
+    dim, heads, stem, patch = config["dim"], config["num_heads"], config.get("stem") or (), config["patch_size"]
+    if config.get("head_dim") is None and dim % heads:
+        raise ValueError(f"dim {dim} can't be split into num_heads {heads}; give head_dim")
+    if stem and patch != 2 ** len(stem):
+        raise ValueError(f"a stem of {len(stem)} stages makes patches of {2 ** len(stem)} pixels, not {patch}")
+    if (patches := patches_of(config)) > MAX_PATCHES:
+        raise ValueError(f"image_size {config['image_size']} makes {patches:,} patches, more than {MAX_PATCHES:,}")
+    if (weights := weights_of(config)) > MAX_WEIGHTS:
+        raise ValueError(f"dim, depth and mlp_dim make {weights:,} weights, more than {MAX_WEIGHTS:,}")
+
+
+def patches_of(config: dict[str, Any]) -> int:
+    """Patches of an image, those that are filled up included."""
+    height, width = pair(config["image_size"])
+    return -(-height // config["patch_size"]) * -(-width // config["patch_size"])
+
+
+def weights_of(config: dict[str, Any]) -> int:
+    """Weights of the matrices of a network, which are nearly all."""
+    dim, patches = config["dim"], patches_of(config)
+    inner = config["num_heads"] * config["head_dim"] if config.get("head_dim") else dim
+    seen = patches if config.get("pool") == "flatten" else 1
+    return dim * (config["depth"] * (4 * inner + 2 * config["mlp_dim"]) + patches
+                  + config.get("channels", 3) * config["patch_size"] ** 2 + seen * config.get("num_classes", 0))
 
 
 def create_model(name: str, **changes: Any) -> ViT:

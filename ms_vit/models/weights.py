@@ -34,9 +34,16 @@ class ModelSpec:
 
     @classmethod
     def from_json(cls, text: str) -> "ModelSpec":
+        """Raises KeyError, TypeError or ValueError where it is none."""
         values = json.loads(text)
-        return cls(config=values["config"], labels=Labels(**values["labels"]),
-                   preprocessing=Preprocessing(**values["preprocessing"]))
+        labels = Labels(**values["labels"])
+        spec = cls(config=dict(values["config"]), labels=labels, preprocessing=Preprocessing(**values["preprocessing"]))
+        prepared = spec.preprocessing
+        for kinds, words in (((str,), [labels.ids, labels.names, prepared.transforms]),
+                             ((int, float), [prepared.mean, prepared.std, [prepared.crop_pct]])):
+            if not all(isinstance(each, list) and all(isinstance(word, kinds) for word in each) for each in words):
+                raise TypeError
+        return spec
 
 
 def save_parameters(path: Path, parameters: dict[str, Parameter], spec: ModelSpec | None = None) -> None:
@@ -73,7 +80,7 @@ def spec_of(metadata: dict[str, str], path: Path) -> ModelSpec:
     """The spec in the metadata of a file of ours."""
     try:
         return ModelSpec.from_json(metadata[METADATA_KEY])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise DataError(f"{path} has damaged metadata, or is of another version of ms-vit") from error
 
 

@@ -3,7 +3,6 @@
 They may make one kind of object, an array of bytes, by stand-ins of our own; see ms_vit/unpickling.py.
 """
 
-import io
 import shutil
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +14,7 @@ from ms_vit.data.archives import unpack
 from ms_vit.data.cards import Card
 from ms_vit.data.sources.pngs import write_pngs
 from ms_vit.errors import DataError
-from ms_vit.unpickling import Refused
+from ms_vit.unpickling import Program, Refused
 
 FOLDER = "cifar-10-batches-py"
 SPLITS = {"train": [f"data_batch_{number}" for number in range(1, 6)], "val": ["test_batch"]}
@@ -63,7 +62,7 @@ def load(path: Path) -> dict[str, Any]:
         raise DataError(f"{shown(path)} is too large for a batch of CIFAR-10 ({path.stat().st_size:,} bytes)")
     try:
         # Latin-1 takes each byte for a letter: Python 2 kept both text and pixels in strings of bytes.
-        loaded = Unpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        loaded = Unpickler(Program(path.read_bytes()), encoding="latin1").load()
     except Refused as error:
         raise DataError(f"{shown(path)} is refused: it asks for {shorten(str(error))}, "
                         "which no batch of CIFAR-10 needs") from error
@@ -79,7 +78,7 @@ class Dtype:
 
     def __init__(self, code: str, align: bool = False, copy: bool = False):
         if code != "u1":
-            raise Refused(f"numpy.dtype({code!r})")
+            raise Refused(f"numpy.dtype({code!r})" if isinstance(code, str) else "a numpy.dtype that has no name")
 
 
 class Array:
@@ -122,6 +121,9 @@ def shown(path: Path) -> str:
 
 
 def shorten(names: Any) -> str:
-    """A list in an error's line, whatever came out of the pickle."""
-    text = ", ".join(map(str, names)) if isinstance(names, list) else str(names)
+    """Text or a list of it in an error's line; what else comes out of a pickle may print as gigabytes."""
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return "that are no names"
+    text = ", ".join(names)
     return text if len(text) <= 200 else f"{text[:200]}..."

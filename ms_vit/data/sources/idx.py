@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ms_vit.data.archives import limit
 from ms_vit.data.cards import Card
 from ms_vit.data.sources.pngs import write_pngs
 from ms_vit.errors import DataError
 
 UBYTE = 0x08  # the type code of unsigned bytes, the only one that pixels and labels come in
-MAX_BYTES = 1 << 30  # of an array; MNIST's largest is 47 MB
 
 
 def lay_out(files: list[Path], out: Path, card: Card) -> None:
@@ -55,8 +55,9 @@ def read(path: Path) -> np.ndarray:
                 raise DataError(f"{path} is cut short in its header; download it again")
             shape = tuple(int(size) for size in np.frombuffer(header, ">u4"))
             wanted = math.prod(shape)
-            if wanted > MAX_BYTES:
-                raise DataError(f"{path} claims {wanted:,} bytes; more than {MAX_BYTES:,} can't be meant")
+            if wanted > limit(path):
+                raise DataError(f"{path} claims {wanted:,} bytes; more than {limit(path):,} can't be in a file of its "
+                                "size; download it again")
             content = file.read(wanted)
             if len(content) < wanted or file.read(1):  # the read at the end also makes gzip check its CRC
                 raise DataError(f"{path} doesn't hold the {wanted:,} bytes that its header tells; download it again")

@@ -1,6 +1,5 @@
 """torch.save's two containers (torch/serialization.py): a zip since PyTorch 1.6, a stream of pickles before."""
 
-import io
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from ms_vit.models.containers.parts import (
     shown,
 )
 from ms_vit.models.containers.torch_pickle import Storage, Tensor, unpickle
+from ms_vit.unpickling import Program
 
 MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # the first pickle of the stream
 PROTOCOL = 1001
@@ -60,7 +60,7 @@ def read_zip(path: Path, members: dict[str, zipfile.ZipInfo], archive: zipfile.Z
                 raise Fault("is written by a big-endian machine, which is not supported; save it as safetensors")
     with opened(pickled) as file:
         content = read_header(file)
-    return select(unpickle(io.BytesIO(content), check), read, path)
+    return select(unpickle(Program(content), check), read, path)
 
 
 def is_stream(head: bytes) -> bool:
@@ -76,7 +76,7 @@ def read_stream(path: Path) -> WeightFile:
             raise Fault(f"is damaged: it describes its storage {shown(storage.key)} in two ways; download it again")
 
     with open(path, "rb") as file:
-        stream = io.BytesIO(file.read(MAX_HEADER))
+        stream = Program(file.read(MAX_HEADER))
         stream.seek(len(MAGIC))
         version, _machine, loaded, keys = unpickle(stream), unpickle(stream), unpickle(stream, check), unpickle(stream)
         if version != PROTOCOL or not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or \

@@ -3,7 +3,6 @@
 The machine is ms_vit/unpickling.py's; it knows the names below, and each leads to a stand-in of ours.
 """
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -118,7 +117,7 @@ class Unpickler(unpickling.Unpickler):
 
     known = KNOWN
 
-    def __init__(self, stream: io.BytesIO, check: Check | None):
+    def __init__(self, stream: unpickling.Program, check: Check | None):
         super().__init__(stream, encoding="latin1")  # text of Python 2
         self.check = check
 
@@ -132,7 +131,7 @@ class Unpickler(unpickling.Unpickler):
         return storage
 
 
-def unpickle(stream: io.BytesIO, check: Check | None = None) -> Any:
+def unpickle(stream: unpickling.Program, check: Check | None = None) -> Any:
     """The object of the next pickle in a stream. Raises Fault."""
     try:
         return Unpickler(stream, check).load()
