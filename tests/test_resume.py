@@ -315,11 +315,27 @@ def test_what_a_killed_process_left_half_written_goes(broken_off, root, unbroken
     assert outcome(broken_off) == unbroken
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}x", '{"step": "6"}', '{"step": 1.5}', "null"])
+@pytest.mark.parametrize("text", ["", "[]", "{}x", '{"step": "6"}', '{"step": 1.5}', "null", "[" * 100000])
 def test_a_state_that_is_none_is_told_in_a_line(text, tmp_path):
     (tmp_path / "state.json").write_text(text)
     with pytest.raises(DataError, match=r"state.json is no state of a run"):
         read_state(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "[" * 100000, '{"/dev/zero": "0"}', '{"model.safetensors": 1}', "\xff"])
+def test_a_manifest_that_is_none_leaves_its_checkpoint_out(text, tmp_path, capsys):
+    folder = tmp_path / "checkpoints/00000001"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(text, encoding="latin-1")
+    assert Checkpoints(tmp_path).newest() is None
+    assert f"{folder / 'manifest.json'} " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "../../elsewhere", "/", "00000002", "\xff", "1\n2"])
+def test_a_best_that_names_no_checkpoint_names_none(text, tmp_path):
+    (tmp_path / "checkpoints/00000001").mkdir(parents=True)
+    (tmp_path / "checkpoints/BEST").write_text(text, encoding="latin-1")
+    assert Checkpoints(tmp_path).pointed("BEST") is None
 
 
 def test_a_checkpoint_holds_the_optimiser_the_scales_of_rate_and_loss_and_the_average(tmp_path):

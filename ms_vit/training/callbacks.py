@@ -37,8 +37,9 @@ class MetricsFile:
         if not self.path.is_file():
             return
         kept = []
-        for text in self.path.read_text().splitlines():
-            with contextlib.suppress(ValueError, KeyError, TypeError):     # half a line, if its process was killed
+        for text in self.path.read_text(errors="replace").splitlines():
+            # Half a line, if its process was killed, or what never was one.
+            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                 line = json.loads(text)
                 if line["step"] <= state.step and ("val_top1" not in line or line["epoch"] <= state.epoch):
                     kept.append(text + "\n")

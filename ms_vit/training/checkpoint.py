@@ -111,8 +111,9 @@ class Checkpoints:
     def pointed(self, pointer: str) -> Path | None:
         """The folder that LAST or BEST names, where both are there."""
         file = self.folder / pointer
-        folder = self.folder / file.read_text().strip() if file.is_file() else None
-        return folder if folder and folder.is_dir() else None
+        name = file.read_text(errors="replace").strip() if file.is_file() else ""
+        folder = self.folder / name
+        return folder if name.isdigit() and folder.is_dir() else None
 
     def newest(self) -> Path | None:
         """The newest checkpoint whose files are as its manifest says; tells of those that are not."""
@@ -132,11 +133,11 @@ class Checkpoints:
 def read_state(folder: Path) -> RunState:
     """The state of the run at a checkpoint. Raises DataError where state.json is none."""
     try:
-        read = json.loads((folder / STATE).read_text())
+        read = json.loads((folder / STATE).read_bytes())
         values = {field.name: read.get(field.name, field.default) for field in fields(RunState)}
         if any(type(values[field.name]) is not type(field.default) for field in fields(RunState)):
             raise ValueError
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(f"{folder / STATE} is no state of a run; remove {folder}, and the same command goes on from "
                         "the checkpoint before it") from error
     return RunState(**values)
@@ -171,14 +172,13 @@ def run_folder(weights: Path) -> Path:
 def fault_of(folder: Path) -> str | None:
     """What is wrong with a checkpoint, in words, or None."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        lacks = {MODEL, OPTIMIZER, STATE} - manifest.keys()
-        if lacks:
-            return f"{folder / MANIFEST} lacks {', '.join(sorted(lacks))}"
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        if not {MODEL, OPTIMIZER, STATE} <= manifest.keys() <= {MODEL, AVERAGE, OPTIMIZER, STATE}:
+            return f"{folder / MANIFEST} doesn't tell of a checkpoint's files"
         for name, digest in manifest.items():
             if sha256(folder / name) != digest:
                 return f"{folder / name} differs from its manifest"
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         missing = getattr(error, "filename", None) or folder / MANIFEST
         return f"{missing} is missing or damaged"
     return None

@@ -85,7 +85,7 @@ def carry_out_in(run: Path, recipe: Recipe, folder: Path, device: str, stop: Sto
     state.workers, state.images = batches.workers, batches.fingerprint
 
     # --- model, optimiser, step
-    net, averaged = new_network(config), new_network(config) if recipe.train.ema else None
+    net, averaged = ViT(**config), ViT(**config) if recipe.train.ema else None
     learning_rates = warmup_cosine(recipe.optimizer.lr, epochs=recipe.train.epochs, steps_per_epoch=batches.steps,
                                    **vars(recipe.schedule))
     learning = choose(net.trainable_params(), recipe.optimizer.tune)
@@ -126,26 +126,24 @@ def carry_out_in(run: Path, recipe: Recipe, folder: Path, device: str, stop: Sto
     # --- train
     model = Model(step)
     graph = f"{recipe.as_dict()} {config} {learning_rates.tolist()} {device} {precision} {operators}"
-    compiled_once: set[str] = set()
+    caches, cached = contextlib.ExitStack(), set()
 
-    def compiling(what: str) -> contextlib.AbstractContextManager[None]:
-        """For the first use of a graph. Each has its own cache: MindSpore tells graphs by their order, and a run that
-        goes on may begin with any of them."""
-        if what in compiled_once:
-            return contextlib.nullcontext()
-        compiled_once.add(what)
-        return graph_cache(f"{what} {graph}")
+    def first_use(what: str) -> None:
+        """Each graph has a cache of its own: MindSpore tells them by their order, and a resumed run's is another."""
+        if what not in cached:
+            cached.add(what)
+            caches.enter_context(graph_cache(f"{what} {graph}"))
 
     def train(pipeline: ds.Dataset, callbacks: list[Callback]) -> None:
-        with compiling("step"):
-            model.train(1, pipeline, callbacks=callbacks, dataset_sink_mode=False)
+        first_use("step")
+        model.train(1, pipeline, callbacks=callbacks, dataset_sink_mode=False)
 
     def validate() -> Scores:
         scored = averaged or net
         scored.set_train(False)
-        with compiling("validation"):
-            scores = score(native(scored, batch_size), until(stop, numpy_batches(validation.epoch())),
-                           classes=len(labels), total=validation.steps)
+        first_use("validation")
+        scores = score(native(scored, batch_size), until(stop, numpy_batches(validation.epoch())),
+                       classes=len(labels), total=validation.steps)
         net.set_train(True)
         return scores
 
@@ -166,7 +164,7 @@ def carry_out_in(run: Path, recipe: Recipe, folder: Path, device: str, stop: Sto
     loop = Loop(batches, recipe, steps=steps, guard=Divergence(steps, chance=math.log(len(labels))), saving=saving,
                 data_wait=data_wait, train=train, validate=validate, restore=restore)
     if state.epoch < recipe.train.epochs:
-        with naming_bad_images(), contextlib.closing(steps):
+        with caches, naming_bad_images(), contextlib.closing(steps):
             loop()
         if saving.failed:
             raise DataError(f"the last checkpoint of {run} couldn't be written: {saving.failed}. Mend that, and the "
@@ -178,13 +176,6 @@ def carry_out_in(run: Path, recipe: Recipe, folder: Path, device: str, stop: Sto
     best = steps.state.best_top1
     say(f"best top-1 on val: {100 * best:.2f} %; checkpoints, metrics and curves.png are in {run}")
     return Training(run, steps.state.step, round(steps.images_per_second, 1), best, round(data_wait.share(), 4))
-
-
-def new_network(config: dict[str, Any]) -> ViT:
-    try:
-        return ViT(**config)
-    except ValueError as error:
-        raise UsageError(f"the recipe's model: {error}") from error
 
 
 def workers(recipe: Recipe, state: RunState) -> int:
