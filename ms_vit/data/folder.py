@@ -33,12 +33,12 @@ def class_folders(split: Path) -> list[Path]:
     return sorted(folder for folder in split.iterdir() if folder.is_dir() and not folder.name.startswith("."))
 
 
-def indexed(class_folder: Path) -> list[Path]:
+def indexed(class_folder: Path) -> list[str]:
     """What MindSpore's ImageFolderDataset counts as a class's images, in its order: by name, hidden ones and all."""
-    return sorted(entry for entry in class_folder.iterdir() if entry.suffix.lower() in IMAGE_EXTENSIONS)
+    return sorted(name for name in os.listdir(class_folder) if name.lower().endswith(IMAGE_EXTENSIONS))
 
 
 def scan(split: Path) -> dict[str, list[Path]]:
     """The images of each class of a split, by class folder; a class without images has an empty list."""
-    return {folder.name: [entry for entry in indexed(folder) if entry.is_file() and not entry.name.startswith(".")]
-            for folder in class_folders(split)}
+    return {folder.name: [folder / name for name in indexed(folder)
+                          if not name.startswith(".") and (folder / name).is_file()] for folder in class_folders(split)}

@@ -50,7 +50,8 @@ class Batches:
         self.seed = seed
         self.workers = workers or cpu_count()
         wanted = set(images_below(split, labels)) - set(leave_out)
-        self.files = self.listed()
+        self.names = self.listed()
+        self.files = [split / name for name in self.names]
         self.taken = np.array([index for index, file in enumerate(self.files) if file in wanted], np.int64)
         if len(self.taken) < (batch_size if training else 1):
             raise DataError(f"{split} has {len(self.taken)} images, fewer than one batch of {batch_size}; "
@@ -76,12 +77,12 @@ class Batches:
     @property
     def fingerprint(self) -> str:
         """A hash of the images' names."""
-        names = "\n".join(str(self.files[index].relative_to(self.split)) for index in self.taken)
+        names = "\n".join(self.names[index] for index in self.taken)
         return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()[:16]
 
-    def listed(self) -> list[Path]:
-        """All that MindSpore gives an index to, in its order."""
-        return [file for folder in class_folders(self.split) for file in indexed(folder)]
+    def listed(self) -> list[str]:
+        """CLASS/NAME of all that MindSpore gives an index to, in its order."""
+        return [f"{folder.name}/{name}" for folder in class_folders(self.split) for name in indexed(folder)]
 
     def order(self, epoch: int) -> list[int]:
         """Which of `files` come in an epoch, one after the other: indices of ImageFolderDataset."""
@@ -112,9 +113,9 @@ class Batches:
 
     def from_files(self, order: list[int]) -> ds.Dataset:
         # MindSpore lists the folder each time, and one file more or less would shift the indices of all after it.
-        if differing := set(self.files) ^ set(self.listed()):
-            raise DataError(f"{min(differing)} came or went while {self.split} was used; leave it as it is, and "
-                            "give the command again")
+        if differing := set(self.names) ^ set(self.listed()):
+            raise DataError(f"{self.split / min(differing)} came or went while {self.split} was used; leave it alone, "
+                            "and give the command again")
         endings = sorted({file.suffix for file in self.files})      # in the case that they are written in
         return ds.ImageFolderDataset(str(self.split), sampler=ds.SubsetSampler(order), extensions=endings,
                                      num_parallel_workers=self.workers, class_indexing=self.class_index)
