@@ -1120,12 +1120,12 @@ def test_a_hostile_input_gets_one_line_and_leaves_nothing(case, here, capfd):
 @pytest.mark.timeout(60)
 @pytest.mark.filterwarnings("ignore:Truncated File Read")
 @pytest.mark.parametrize("name", [name for name, (content, _) in IMAGES.items() if isinstance(content, (bytes, str))])
-def test_check_names_a_hostile_image_and_goes_on(name, here, capfd):
+def test_check_names_a_hostile_image_and_goes_on(name, here, tmp_path_factory, capfd):
     photos(here / "data")
     put(here / "data" / "train" / "a" / "x.png", IMAGES[name][0])
     before = state_of(here.parent)
     memory = peak_memory(reset=True)
-    code = cli.main(["check", "data"])
+    code = cli.main(["check", "data", "--out", str(tmp_path_factory.mktemp("out") / "check.json")])
     memory = peak_memory() - memory
     told = capfd.readouterr().err
     (line,) = [line for line in told.splitlines() if "train/a/x.png: " in line]
