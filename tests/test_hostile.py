@@ -1118,7 +1118,7 @@ def test_a_hostile_input_gets_one_line_and_leaves_nothing(case, here, capfd):
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.filterwarnings("ignore:Truncated File Read")
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", [name for name, (content, _) in IMAGES.items() if isinstance(content, (bytes, str))])
 def test_check_names_a_hostile_image_and_goes_on(name, here, tmp_path_factory, capfd):
     photos(here / "data")

@@ -9,7 +9,6 @@ from PIL import Image, UnidentifiedImageError
 from ms_vit.errors import DataError
 
 # Half a gigabyte as RGB, where Pillow itself refuses: no camera's photo, but a file of a few bytes can claim as many.
-# At half of it Pillow warns, of which nobody needs to hear.
 MAX_PIXELS = 178_956_970
 
 
@@ -35,7 +34,7 @@ def read_image(path: Path) -> Image.Image:
         raise DataError(f"{path} is no file")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")
             image = open_image(path)
             if image.mode.startswith("I;16"):
                 # Pillow's own conversion cuts 16 bits off at 255; MindSpore's Decode keeps the high byte.

@@ -52,7 +52,7 @@ def inspect(folder: Path, names: Sequence[str], title: str) -> Iterator[Seen]:
     Texts, since Paths of ImageNet would fill half a gigabyte.
     """
     with warnings.catch_warnings():  # here, since it is for all threads at once
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore")
         yield from each(lambda name: look_at(folder / name), names, title, "images")
 
 
