@@ -522,7 +522,7 @@ def test_bad_images_are_left_out_told_and_listed(root, tmp_path, capsys):
     ms_vit.train(recipe(root, **changes), tmp_path / "run")
     told = capsys.readouterr().err
     assert all(f"left out: {file} " in told for file in bad)
-    assert "2 images are left out because they can't be read" in told
+    assert "images left out because they can't be read: 2; " in told
     assert set(json.loads((tmp_path / "run/bad_images.json").read_text())) == set(map(str, bad))
     bad[0].unlink()         # the list stays what it was for this run
     ms_vit.train(recipe(root, **changes | {"train.epochs": 2}), tmp_path / "run")

@@ -179,5 +179,5 @@ def unreadable(folder: Path, run: Path) -> list[Path]:
         part.replace(kept)
     for path, problem in found.items():
         say(f"left out: {path} {problem}")
-    say(f"{len(found):,} images are left out because they can't be read; {kept} lists them")
+    say(f"images left out because they can't be read: {len(found):,}; {kept} lists them")
     return list(found)
