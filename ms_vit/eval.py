@@ -36,7 +36,7 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
         device: CPU, GPU or Ascend (default: what MindSpore finds).
         engine: mindspore, or onnx: ONNX Runtime on the CPU, by an export that is made once and kept beside the weights.
     """
-    with signals.caught(at_once=True):      # MindSpore's threads, which begin when it is imported, inherit that
+    with signals.caught():      # MindSpore's threads, which begin when it is imported, inherit that
         from ms_vit.data.pipeline import Batches, naming_bad_images, numpy_batches
         from ms_vit.predictor import Predictor, score
         from ms_vit.training.checkpoint import run_folder

@@ -16,10 +16,14 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Stop:
-    """Whether a signal asks to stop: its `number`, else 0."""
+    """Whether a signal asks to stop: its `number`, else 0.
+
+    patient: the work looks at this by itself, and isn't interrupted elsewhere.
+    """
 
     def __init__(self) -> None:
         self.number = 0
+        self.patient = False
 
     def check(self) -> None:
         """Raises Interrupted once there is a signal."""
@@ -28,40 +32,45 @@ class Stop:
 
 
 @contextlib.contextmanager
-def caught(*, at_once: bool = False) -> Iterator[Stop]:
-    """The first signal is noted in what is yielded, so that work can stop where it likes; the second ends the process.
+def caught() -> Iterator[Stop]:
+    """Ctrl-C and SIGTERM raise Interrupted inside, or, while what is yielded is patient, are only noted there.
 
-    With `at_once` already the first one ends what is inside, as usual in Python, by a KeyboardInterrupt.
-
-    MindSpore puts handlers of its own in the place of Python's whenever an iterator over data is made, and they end the
-    process as they please. So both signals are blocked in all threads, and a thread of ours waits for them. MindSpore's
-    threads inherit that where they begin inside. Called in another thread than the main one, this does nothing.
+    A second one ends the process. MindSpore puts handlers of its own in the place of Python's whenever an iterator over
+    data is made, and they end the process as they please. So both signals are blocked in all threads, and a thread of
+    ours waits for them. MindSpore's threads inherit that where they begin inside. Called in another thread than the
+    main one, this does nothing.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "sigwait"):
         yield stop
         return
 
-    def arrived(number: int, frame: Any = None) -> None:
+    def note(number: int) -> None:
         if stop.number:
             os._exit(128 + number)      # whatever is being written lies beside its place and counts for nothing
         stop.number = number
-        if at_once:
-            _thread.interrupt_main(signal.Signals(number))
 
     def wait() -> None:
         while True:
             number = signal.sigwait(NUMBERS)
             if over.is_set():
                 return
-            arrived(number)
+            note(number)
+            if not stop.patient:
+                noted.set()
+                _thread.interrupt_main(signal.Signals(number))
 
-    over = threading.Event()
-    handlers = {number: signal.getsignal(number) for number in NUMBERS}
+    def handle(number: int, frame: Any) -> None:
+        """In the main thread: on the waiting thread's word, or for a thread that began before and took the signal."""
+        if not noted.is_set():
+            note(number)
+        noted.clear()
+        if not stop.patient:
+            raise Interrupted(number)
+
+    over, noted = threading.Event(), threading.Event()
+    handlers = {number: signal.signal(number, handle) for number in NUMBERS}
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)
-    if not at_once:
-        for number in NUMBERS:      # for threads that began before and take signals still
-            signal.signal(number, arrived)
     waiter = threading.Thread(target=wait, daemon=True)
     waiter.start()
     try:

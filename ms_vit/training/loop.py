@@ -13,7 +13,7 @@ from ms_vit.errors import DataError
 from ms_vit.progress import say
 from ms_vit.recipe import Recipe
 from ms_vit.reports.scores import Scores
-from ms_vit.signals import Interrupted
+from ms_vit.signals import Interrupted, Stop
 from ms_vit.training.callbacks import DataWait, Diverged, Divergence, Saving, Steps
 
 ROLLBACKS = 3
@@ -27,7 +27,7 @@ class Loop:
     """
 
     def __init__(self, batches: Batches, recipe: Recipe, *, steps: Steps, guard: Divergence, saving: Saving,
-                 data_wait: DataWait, train: Callable[[ds.Dataset, list[Callback]], None],
+                 data_wait: DataWait, stop: Stop, train: Callable[[ds.Dataset, list[Callback]], None],
                  validate: Callable[[], Scores], restore: Callable[[Path, float], None]):
         self.batches = batches
         self.recipe = recipe
@@ -36,6 +36,7 @@ class Loop:
         # In this order: a step is counted, then judged, then saved, and the time of all of that counts as its own.
         self.callbacks: list[Callback] = [steps, guard, saving, data_wait]
         self.data_wait = data_wait
+        self.stop = stop
         self.train = train
         self.validate = validate
         self.restore = restore
@@ -46,6 +47,7 @@ class Loop:
         began = time.perf_counter()
         if self.recipe.train.on_divergence == "rollback" and self.steps.state.step == 0:
             self.saving.save()          # there must be something to go back to
+        self.stop.patient = True
         while self.steps.state.epoch < self.recipe.train.epochs:
             try:
                 if self.done < self.batches.steps:
@@ -57,6 +59,7 @@ class Loop:
                 self.saving.save()
                 say(f"stopped after step {self.steps.state.step}" + ("" if self.saving.failed else ", which is saved"))
                 raise
+        self.stop.patient = False
         self.seconds = time.perf_counter() - began
 
     @property

@@ -162,7 +162,7 @@ def carry_out_in(run: Path, recipe: Recipe, folder: Path, device: str, stop: Sto
     saving = Saving(steps, checkpoints, stop, write=save, minutes=recipe.checkpoint.every_minutes,
                     keep=recipe.checkpoint.keep)
     loop = Loop(batches, recipe, steps=steps, guard=Divergence(steps, chance=math.log(len(labels))), saving=saving,
-                data_wait=data_wait, train=train, validate=validate, restore=restore)
+                data_wait=data_wait, stop=stop, train=train, validate=validate, restore=restore)
     if state.epoch < recipe.train.epochs:
         with caches, naming_bad_images(), contextlib.closing(steps):
             loop()
