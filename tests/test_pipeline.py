@@ -125,6 +125,13 @@ def test_an_image_that_fails_is_named_whatever_mindspore_says_of_it(harm, tmp_pa
         list(numpy_batches(made.epoch()))
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_a_split_of_which_nothing_is_left_is_told(training, photos):
+    every = list(photos.rglob("*.*"))
+    with pytest.raises(DataError, match=r"none of the images in .*train can be read; replace them"):
+        Batches(photos, LABELS, preprocessing(), batch_size=4, training=training, leave_out=every)
+
+
 def test_a_folder_that_changes_while_it_is_used_is_told(photos, tmp_path):
     shutil.copytree(photos, tmp_path / "val")
     made = Batches(tmp_path / "val", LABELS, preprocessing(), batch_size=4, training=False)

@@ -53,7 +53,9 @@ class Batches:
         self.names = self.listed()
         self.files = [split / name for name in self.names]
         self.taken = np.array([index for index, file in enumerate(self.files) if file in wanted], np.int64)
-        if len(self.taken) < (batch_size if training else 1):
+        if not len(self.taken):
+            raise DataError(f"none of the images in {split} can be read; replace them")
+        if training and len(self.taken) < batch_size:
             raise DataError(f"{split} has {len(self.taken)} images, fewer than one batch of {batch_size}; "
                             "set train.batch_size lower")
         self.once, self.each = preprocessing.split()

@@ -29,7 +29,7 @@ class RunState:
     """How far a run is, and what its next steps depend on besides parameters.
 
     step: optimiser steps done. epoch: epochs done, validation included. workers: threads that read images, by whose
-    number the random draws of augmentation are shared out. images: a hash of their names. rollbacks: see Divergence.
+    number the random draws of augmentation are shared out. images: a hash of their names. rollbacks: see Loop.
     """
 
     step: int = 0

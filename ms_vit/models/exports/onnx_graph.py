@@ -142,7 +142,7 @@ class Writer:
         return self.layer(f"{name}.proj", x)
 
     def gelu(self, name: str, x: str) -> str:
-        """As gelu_exact and gelu_tanh of kernels.py; the first in the form that onnxruntime fuses into one kernel."""
+        """As PlainGelu of kernels/__init__.py; the first in the form that onnxruntime fuses into one kernel."""
         add, constant = self.graph.add, self.graph.constant
         if self.config["gelu"] == "exact":
             y = add(f"{name}.erf", "Erf", add(f"{name}.scaled", "Div", x, constant("gelu.sqrt2", math.sqrt(2))))
