@@ -77,8 +77,8 @@ def ours(job: Job) -> Running:
     """As training/run.py and predictor.py put it together."""
     from ms_vit.device import use_device
     from ms_vit.models.vit import ViT
-    from ms_vit.training.loss import CrossEntropy
-    from ms_vit.training.optimizer import Adam
+    from ms_vit.training.losses import CrossEntropy
+    from ms_vit.training.optimizers import Adam
     from ms_vit.training.step import TrainStep
 
     use_device("CPU")
@@ -153,10 +153,10 @@ def ours_onnx(job: Job) -> Running:
 def write_onnx(job: Job, path: Path) -> int:
     """Returns the network's parameters."""
     from ms_vit.data.labels import Labels
-    from ms_vit.data.transforms import Preprocessing
-    from ms_vit.models.exports import Source, exporter
+    from ms_vit.data.operations import Preprocessing
     from ms_vit.models.vit import ViT
-    from ms_vit.models.weights import ModelSpec
+    from ms_vit.weights.exports import Source, exporter
+    from ms_vit.weights.files import ModelSpec
 
     net = ViT(**asdict(job.shape))
     names = [str(index) for index in range(job.shape.num_classes)]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from benchmarks.contenders import cores
 from benchmarks.jobs import Job
 from benchmarks.measure import Row
-from ms_vit.training.run_folder import versions
+from ms_vit.runs.folder import versions
 
 RESULTS = Path(__file__).parent / "results"
 HEADER = ["contender", "on", "images/s", "min - max", "ours is", "GFLOP/s", "of sgemm", "first step", "memory"]

@@ -14,10 +14,10 @@ __version__ = "0.1.0"
 _VERBS = ("download", "check", "train", "eval", "infer", "export")
 _HOME = {verb: f"ms_vit.{verb}" for verb in _VERBS} | {
     "Recipe": "ms_vit.recipe",
-    "Predictor": "ms_vit.predictor",
+    "Predictor": "ms_vit.inference.predictor",
     "ViT": "ms_vit.models.vit",
-    "create_model": "ms_vit.models.sizes",
-    "load_weights": "ms_vit.models.loading",
+    "create_model": "ms_vit.models.config",
+    "load_weights": "ms_vit.weights.loading",
 }
 __all__ = list(_HOME)
 

@@ -74,7 +74,7 @@ def run(function: Callable[..., Any], argv: list[str] | None = None, *, prog: st
     os.environ.setdefault("GLOG_v", "3")
     from jsonargparse import ArgumentError, ArgumentParser
 
-    from ms_vit import config
+    from ms_vit import schema
 
     parser = ArgumentParser(prog=prog or f"ms-vit {function.__name__}", description=summary(function),
                             exit_on_error=False, allow_abbrev=False)
@@ -95,7 +95,7 @@ def run(function: Callable[..., Any], argv: list[str] | None = None, *, prog: st
         given.pop("debug", None)
         result = call(given) if call else function(**given)
     except ArgumentError as error:
-        return fail(f"{config.explain(error)}; {remedy(error, parser)}", 2)
+        return fail(f"{schema.explain(error)}; {remedy(error, parser)}", 2)
     except UserError as error:
         return fail(str(error), error.exit_code, debug)
     except KeyboardInterrupt as interrupt:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ms_vit import cli
-from ms_vit.data import manifest
-from ms_vit.data.cards import Card
-from ms_vit.data.fetch import FULL, add_to_record, fetch, hold_to_record, is_url, tidy
+from ms_vit.data.sets import manifest
+from ms_vit.data.sets.cards import Card
+from ms_vit.data.sets.fetch import FULL, add_to_record, fetch, hold_to_record, is_url, tidy
 from ms_vit.errors import DataError, UsageError
 from ms_vit.progress import say
 
@@ -105,7 +105,7 @@ def make(card: Card, source: str | None, folder: Path, downloads: Path, work: Pa
         work.mkdir()
         for file, path in unvouched:
             hold_to_record(file, path, record)
-        module = importlib.import_module(f"ms_vit.data.sources.{card.format.replace('-', '_')}")
+        module = importlib.import_module(f"ms_vit.data.sets.sources.{card.format.replace('-', '_')}")
         module.lay_out(paths, work, card)
         (work / "card.yaml").write_text(card.to_yaml(), encoding="utf-8")
         manifest.write(work)

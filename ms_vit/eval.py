@@ -38,8 +38,8 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
     """
     with signals.caught():      # MindSpore's threads, which begin when it is imported, inherit that
         from ms_vit.data.pipeline import Batches, naming_bad_images, numpy_batches
-        from ms_vit.predictor import Predictor, score
-        from ms_vit.training.checkpoint import run_folder
+        from ms_vit.inference.predictor import Predictor, score
+        from ms_vit.runs.checkpoints import run_folder
 
         if workers is not None and workers < 1:
             raise UsageError("--workers must be at least 1")

@@ -33,10 +33,10 @@ def export(checkpoint: str | Path, *, format: str, out: str | Path, model: str |
         device: CPU, GPU or Ascend (default: what MindSpore finds); the network's own logits come from there.
     """
     from ms_vit.device import use_device
-    from ms_vit.models.exports import Source, exporter
-    from ms_vit.models.exports.checked import beside, compare
-    from ms_vit.models.loading import load_model
-    from ms_vit.training.checkpoint import model_file
+    from ms_vit.runs.checkpoints import model_file
+    from ms_vit.weights.exports import Source, exporter
+    from ms_vit.weights.exports.checked import beside, compare
+    from ms_vit.weights.loading import load_model
 
     out, to = Path(out), exporter(format)
     refuse_place(out, to.suffix, format)

@@ -37,9 +37,9 @@ def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path |
     """
     from ms_vit.data.folder import images_in
     from ms_vit.data.images import read_image
-    from ms_vit.predictor import Predictor
+    from ms_vit.inference.predictor import Predictor
     from ms_vit.reports.gallery import annotate, contact_sheet
-    from ms_vit.training.checkpoint import run_folder
+    from ms_vit.runs.checkpoints import run_folder
 
     if top_k < 1:
         raise UsageError("--top-k must be at least 1")

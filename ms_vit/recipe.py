@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
-from ms_vit import config
+from ms_vit import schema
 from ms_vit.errors import UsageError
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -241,12 +241,12 @@ class Recipe:
     def load(cls, name_or_file: str | Path, changes: dict[str, Any] | None = None) -> "Recipe":
         """A recipe by its published name or its file, with `changes` by dotted keys, e.g. {"train.epochs": 3}."""
         path = recipe_file(name_or_file)
-        values = config.flatten(config.read_yaml(path), cls, str(name_or_file))
-        known = config.keys_of(cls)
+        values = schema.flatten(schema.read_yaml(path), cls, str(name_or_file))
+        known = schema.keys_of(cls)
         for key in changes or {}:
             if key not in known:
-                raise UsageError(config.unknown_key(key, known, "the changes to the recipe"))
-        recipe = config.build(cls, nest(values | (changes or {})), str(name_or_file))
+                raise UsageError(schema.unknown_key(key, known, "the changes to the recipe"))
+        recipe = schema.build(cls, nest(values | (changes or {})), str(name_or_file))
         recipe.validate()
         return recipe
 

@@ -10,6 +10,8 @@ import pickle
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
+from ms_vit import limits
+
 INSTRUCTIONS = [
     pickle.APPEND, pickle.APPENDS, pickle.BINFLOAT, pickle.BINGET, pickle.BININT, pickle.BININT1,
     pickle.BININT2, pickle.BINPERSID, pickle.BINPUT, pickle.BINSTRING, pickle.BINUNICODE, pickle.EMPTY_LIST,
@@ -19,7 +21,6 @@ INSTRUCTIONS = [
     pickle.TUPLE3]
 
 
-MAX_READS = 1_000_000  # an instruction is one or a few; a ViT-L with its optimiser takes 100,000
 
 
 class Program(io.BytesIO):
@@ -29,7 +30,7 @@ class Program(io.BytesIO):
 
     def read(self, size: int | None = -1) -> bytes:
         self.reads += 1
-        if self.reads > MAX_READS:
+        if self.reads > limits.MAX_PICKLE_READS:
             raise Refused("too many objects")
         return super().read(size)
 

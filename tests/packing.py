@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ms_vit.data.cards import Card
+from ms_vit.data.sets.cards import Card
 
 
 def make_zip(path: Path, members: Iterable[tuple[str | zipfile.ZipInfo, bytes]]) -> Path:

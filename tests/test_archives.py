@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packing import make_tar, make_zip
 
-from ms_vit.data import archives
-from ms_vit.data.archives import unpack
+from ms_vit.data.sets import archives
+from ms_vit.data.sets.archives import unpack
 from ms_vit.errors import DataError
 
 HONEST = {"top/train/a/1.txt": b"one" * 1000, "top/train/b/2.txt": b"two", "top/empty.txt": b""}

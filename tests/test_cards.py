@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
-from ms_vit.data.cards import CARDS, Card, RemoteFile, published_names
+from ms_vit.data.sets.cards import CARDS, Card, RemoteFile, published_names
 from ms_vit.errors import UsageError
 
 OWN = {"name": "flowers", "title": "flowers", "format": "image-archive", "licence": "CC0",
@@ -47,7 +47,7 @@ def test_cifar10s_card_has_the_published_md5():
 def test_digits_mean_and_std_are_those_of_its_training_images(tmp_path):
     from PIL import Image
 
-    from ms_vit.data.sources import digits
+    from ms_vit.data.sets.sources import digits
 
     card = Card.load("digits")
     digits.lay_out([], tmp_path, card)

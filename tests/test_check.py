@@ -1,4 +1,4 @@
-"""The verb check: each fault that a folder can have is found, named and counted; a good folder passes."""
+"""The verb check: each defect that a folder can have is found, named and counted; a good folder passes."""
 
 import dataclasses
 import errno
@@ -14,8 +14,10 @@ import pytest
 from handmade import png
 from PIL import Image
 
+from ms_vit import limits
 from ms_vit.check import check, main
-from ms_vit.data import images, manifest, survey
+from ms_vit.data import images, survey
+from ms_vit.data.sets import manifest
 from ms_vit.data.survey import Problem
 from ms_vit.errors import DataError
 
@@ -189,7 +191,7 @@ def test_a_decompression_bomb_is_found_by_its_header(folder, lifted, monkeypatch
 
 
 def test_the_bound_of_pixels_is_the_one_of_infer(folder, monkeypatch):
-    monkeypatch.setattr(images, "MAX_PIXELS", 17 * 17)
+    monkeypatch.setattr(limits, "MAX_PIXELS", 17 * 17)
     for size in (17, 18):
         picture(folder / f"train/cat/{size}.png", size, size=size)
     assert only_problem(folder).path == "train/cat/18.png"
@@ -444,8 +446,8 @@ def test_many_classes_are_summed_up(tmp_path, capsys):
 
 
 def test_an_imagenet_folders_table_has_names(shared_data, tmp_path, capsys):
-    from ms_vit.data.cards import Card
-    from ms_vit.data.sources import image_archive
+    from ms_vit.data.sets.cards import Card
+    from ms_vit.data.sets.sources import image_archive
 
     image_archive.lay_out([shared_data / "imagenet_mini.zip"], tmp_path, Card.load("imagenet-subset"))
     result = check(tmp_path)

@@ -33,9 +33,9 @@ from packing import (
 )
 from safetensors.numpy import save_file
 
-from ms_vit import unpickling
+from ms_vit import limits, unpickling
 from ms_vit.errors import DataError
-from ms_vit.models.containers import WeightFile, parts, read_weights, torch_pickle
+from ms_vit.weights.containers import WeightFile, read_weights, torch_pickle
 
 ARRAYS = {"patch_embed.proj.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
           "norm.bias": np.array([1.5, -2.5], np.float16), "steps": np.array(7)}
@@ -52,7 +52,7 @@ def same(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> bool:
         and found[name].tobytes() == wanted[name].tobytes() and found[name].flags.c_contiguous for name in wanted)
 
 
-def fault(path: Path) -> str:
+def error(path: Path) -> str:
     """The one line that a file is answered with, without the file's name."""
     with pytest.raises(DataError) as caught:
         read_weights(path)
@@ -128,7 +128,7 @@ def test_the_weights_lie_below_the_key_that_timm_prefers(keys, wanted, tmp_path)
     entries = {key: mapping({f"module.{key}": tensor(storage("0", 6), (6,), (1,))}) for key in keys}
     path = write_zip(tmp_path / "w", mapping(entries | {"epoch": number(3)}), {"0": SIX.tobytes()})
     if wanted is None:
-        assert "holds no tensors where weights are kept; it has student, epoch" in fault(path)
+        assert "holds no tensors where weights are kept; it has student, epoch" in error(path)
     else:
         weights = read_weights(path)
         assert weights.wrapper == wanted and list(weights.arrays) == [wanted]
@@ -172,7 +172,7 @@ def test_a_view_is_what_pytorch_makes_of_it_or_refused_where_it_leaves_its_stora
             {"0": base.numpy().tobytes()})
         last = offset + sum((length - 1) * stride for length, stride in dims)
         if 0 not in shape and last >= 24:
-            assert "reaches beyond its storage 0" in fault(path)
+            assert "reaches beyond its storage 0" in error(path)
         else:
             wanted = base.as_strided(shape, strides, offset).numpy() if 0 not in shape else np.empty(shape, np.float32)
             assert same(read_weights(path).arrays, {"w": np.ascontiguousarray(wanted).reshape(shape)})
@@ -209,7 +209,7 @@ def test_bfloat16_becomes_the_same_float32_in_every_container(tmp_path):
 
 def test_what_safetensors_says_is_of_another_type_is_refused(tmp_path):
     path = write_safetensors(tmp_path / "w", {"blocks.0": ("F8_E4M3", [4], bytes(4))})
-    assert "FILE holds blocks.0 as F8_E4M3, which is not supported" in fault(path)
+    assert "FILE holds blocks.0 as F8_E4M3, which is not supported" in error(path)
 
 
 def test_a_safetensors_header_that_names_a_tensor_twice_reads_nothing_beyond_the_file(tmp_path):
@@ -231,7 +231,7 @@ def test_npz_are_read_and_text_in_them_is_left_out(save, tmp_path):
 
 def test_an_object_in_an_npz_is_refused_by_name(tmp_path):
     np.savez(tmp_path / "w.npz", weights=ARRAYS["steps"], extra=np.array([{}], object))
-    assert "is refused: extra is an array of object" in fault(tmp_path / "w.npz")
+    assert "is refused: extra is an array of object" in error(tmp_path / "w.npz")
 
 
 @pytest.mark.parametrize("crc", [True, False])
@@ -282,9 +282,9 @@ def test_a_ckpt_that_claims_more_than_it_has_is_refused(tmp_path):
     size = varint(1 << 47)
     value = message(1, b"w") + b"\x12" + size + b"\x08" + size + message(2, b"Int8") + b"\x1a" + size
     path.write_bytes(b"\n" + size + value)
-    assert "no MindSpore checkpoint" in fault(path)
+    assert "no MindSpore checkpoint" in error(path)
     path.write_bytes(message(1, value))
-    assert "no MindSpore checkpoint" in fault(path)
+    assert "no MindSpore checkpoint" in error(path)
 
 
 @pytest.mark.parametrize("tensors, wanted", [
@@ -296,7 +296,7 @@ def test_a_ckpt_that_claims_more_than_it_has_is_refused(tmp_path):
       ("w", "Float32", [6], SIX.tobytes())], "holds w twice"),
     ([("w", "str", [0], b"text")], "holds no tensors")])
 def test_a_ckpt_whose_bytes_are_not_its_shape_is_refused(tensors, wanted, tmp_path):
-    assert wanted in fault(write_ckpt(tmp_path / "w.ckpt", tensors))
+    assert wanted in error(write_ckpt(tmp_path / "w.ckpt", tensors))
 
 
 def test_a_ckpt_whose_beginning_looks_like_json_is_read(tmp_path):
@@ -323,7 +323,7 @@ def test_shards_are_read_by_their_index_or_their_folder(tmp_path):
         arrays = read_weights(path).arrays
         assert {name: array.tolist() for name, array in arrays.items()} == {"a": [1, 1], "bb": [2, 2], "ccc": [3, 3]}
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
-    assert "FILE needs model-00002-of-00002.safetensors beside it, which is missing" in fault(index)
+    assert "FILE needs model-00002-of-00002.safetensors beside it, which is missing" in error(index)
 
 
 def test_shards_of_pytorch_are_read(tmp_path):
@@ -336,7 +336,7 @@ def test_shards_of_pytorch_are_read(tmp_path):
 def test_an_index_that_leaves_its_folder_is_refused(shard, tmp_path):
     (tmp_path / "in").mkdir()
     save_file({"w": SIX}, tmp_path / "secret")
-    assert "is no plain file name" in fault(write_shards(tmp_path / "in", {}, {"w": shard}))
+    assert "is no plain file name" in error(write_shards(tmp_path / "in", {}, {"w": shard}))
 
 
 @pytest.mark.parametrize("files, weight_map, wanted", [
@@ -344,7 +344,7 @@ def test_an_index_that_leaves_its_folder_is_refused(shard, tmp_path):
     ({"x": ["a"], "y": ["a"]}, {"a": "x", "b": "y"}, "a is in two of its shards"),
     ({}, {"a": 1}, 'no index of weights'), ({}, {"a": "model.safetensors.index.json"}, "file; look at what it is")])
 def test_an_index_that_contradicts_its_shards_is_refused(files, weight_map, wanted, tmp_path):
-    assert wanted in fault(write_shards(tmp_path, files, weight_map))
+    assert wanted in error(write_shards(tmp_path, files, weight_map))
 
 
 def test_a_damaged_shard_is_named(tmp_path):
@@ -365,7 +365,7 @@ def test_configs_travel_with_a_hub_folders_weights_and_with_no_other(tmp_path):
     assert read_weights(tmp_path / "mine").configs == {}
 
 
-@pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"\xff", b"[" * 100_000, b"{}" + b" " * parts.MAX_HEADER])
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"\xff", b"[" * 100_000, b"{}" + b" " * limits.MAX_HEADER])
 def test_a_damaged_config_is_named(content, tmp_path):
     save_file(ARRAYS, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_bytes(content)
@@ -374,7 +374,7 @@ def test_a_damaged_config_is_named(content, tmp_path):
 
 
 def test_a_folder_without_weights_says_what_it_looked_for(tmp_path):
-    assert "FILE has none of model.safetensors, model.safetensors.index.json, pytorch_model.bin" in fault(tmp_path)
+    assert "FILE has none of model.safetensors, model.safetensors.index.json, pytorch_model.bin" in error(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------ what is no weight file
@@ -391,11 +391,11 @@ def test_a_folder_without_weights_says_what_it_looked_for(tmp_path):
 def test_a_file_of_something_else_is_told_what_it_is(content, wanted, tmp_path):
     path = tmp_path / "model.pth"
     path.write_bytes(content)
-    assert wanted in fault(path)
+    assert wanted in error(path)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    assert fault(tmp_path / "no.pth") == "can't read FILE: no such file or directory"
+    assert error(tmp_path / "no.pth") == "can't read FILE: no such file or directory"
 
 
 # ------------------------------------------------------------------------------------------------------ hostile files
@@ -423,7 +423,7 @@ def call(name: str, *arguments: bytes) -> bytes:
     (b"}(" + b")\x85\x85" + number(1) + b"u", "asks for a tuple for a key")])
 def test_a_pickle_that_wants_more_than_tensors_is_refused(write, content, wanted, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert wanted in fault(write(tmp_path / "w.pth", content, {}))
+    assert wanted in error(write(tmp_path / "w.pth", content, {}))
     assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]
 
 
@@ -444,7 +444,7 @@ def test_a_pickle_cannot_change_the_stand_ins(target, tmp_path):
     pytest.param(b"}" + b"K\x01}" * 200_000 + b"s" * 200_000, id="mappings")])
 def test_deep_nesting_does_not_end_the_process(deep, key, tmp_path):
     content = b"}" + (deep + number(1) if key else text("x") + deep) + b"s"
-    assert ("for a key" if key else "holds no tensors") in fault(write_zip(tmp_path / "w", content, {}))
+    assert ("for a key" if key else "holds no tensors") in error(write_zip(tmp_path / "w", content, {}))
 
 
 @pytest.mark.parametrize("count, size, wanted", [
@@ -452,8 +452,8 @@ def test_deep_nesting_does_not_end_the_process(deep, key, tmp_path):
     (1 << 60, 24, "is missing or of another size"), (-1, 24, "in a way that torch.save does not")])
 def test_a_storage_of_another_size_than_its_member_is_refused(count, size, wanted, tmp_path):
     content = mapping({"w": tensor(storage("0", count), (2, 3), (3, 1))})
-    assert wanted in fault(write_zip(tmp_path / "w", content, {"0": bytes(size)}))
-    fault(write_stream(tmp_path / "w", content, {"0": bytes(size)}))
+    assert wanted in error(write_zip(tmp_path / "w", content, {"0": bytes(size)}))
+    error(write_stream(tmp_path / "w", content, {"0": bytes(size)}))
 
 
 @pytest.mark.parametrize("shape, strides, offset, wanted", [
@@ -463,29 +463,29 @@ def test_a_storage_of_another_size_than_its_member_is_refused(count, size, wante
     ((-1,), (1,), 0, "impossible shape"), ((1,) * 33, (1,) * 33, 0, "impossible shape")])
 def test_a_tensor_never_leaves_its_storage(shape, strides, offset, wanted, tmp_path):
     content = mapping({"w": tensor(storage("0", 6), shape, strides, offset)})
-    assert wanted in fault(write_zip(tmp_path / "w", content, {"0": SIX.tobytes()}))
+    assert wanted in error(write_zip(tmp_path / "w", content, {"0": SIX.tobytes()}))
 
 
 def test_a_thousand_copies_of_one_storage_are_refused(tmp_path):
     content = mapping({f"w{index}": tensor(storage("0", 250_000), (250_000, 1), (1, 1)) for index in range(1000)})
-    assert "expand to more than" in fault(write_zip(tmp_path / "w", content, {"0": bytes(1_000_000)}))
+    assert "expand to more than" in error(write_zip(tmp_path / "w", content, {"0": bytes(1_000_000)}))
 
 
 def test_a_stream_whose_parts_contradict_each_other_is_refused(tmp_path):
     path = tmp_path / "w"
     small, large = (tensor(storage("0", count), (count,), (1,)) for count in (6, 600))
     write_stream(path, mapping({"a": small, "b": large}), {"0": SIX.tobytes()})
-    assert "describes its storage 0 in two ways" in fault(path)
-    assert "list of storages is another" in fault(write_stream(path, ONE_TENSOR, {}))
-    assert "list of storages is another" in fault(write_stream(path, ONE_TENSOR, dict.fromkeys("01", SIX.tobytes())))
+    assert "describes its storage 0 in two ways" in error(path)
+    assert "list of storages is another" in error(write_stream(path, ONE_TENSOR, {}))
+    assert "list of storages is another" in error(write_stream(path, ONE_TENSOR, dict.fromkeys("01", SIX.tobytes())))
     path.write_bytes(write_stream(path, ONE_TENSOR, {"0": SIX.tobytes()}).read_bytes()[:-1])
-    assert "cut short: its storages need" in fault(path)
+    assert "cut short: its storages need" in error(path)
 
 
 def test_names_that_meet_without_their_prefixes_are_refused(tmp_path):
     one = tensor(storage("0", 6), (6,), (1,))
     path = write_zip(tmp_path / "w", mapping({"w": one, "module.w": one}), {"0": SIX.tobytes()})
-    assert "holds w twice" in fault(path)
+    assert "holds w twice" in error(path)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -493,21 +493,21 @@ def test_a_zip_with_a_member_twice_is_refused(tmp_path):
     path = write_zip(tmp_path / "w", ONE_TENSOR, {"0": SIX.tobytes()})
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("archive/data/0", bytes(24))
-    assert "has a member twice" in fault(path)
+    assert "has a member twice" in error(path)
 
 
 def test_bombs_are_refused(tmp_path):
     bomb = write_zip(tmp_path / "w.pth", ONE_TENSOR, {"0": bytes(90_000_000)}, compression=zipfile.ZIP_DEFLATED)
-    assert "it unpacks to more than its own size" in fault(bomb)
+    assert "it unpacks to more than its own size" in error(bomb)
     np.savez_compressed(tmp_path / "w.npz", w=np.zeros(90_000_000, np.uint8))
-    assert "unpacks to more than" in fault(tmp_path / "w.npz")
+    assert "unpacks to more than" in error(tmp_path / "w.npz")
     member = io.BytesIO()
     np.lib.format.write_array_header_1_0(member, {"descr": "<f4", "fortran_order": False, "shape": (1 << 40,)})
     with zipfile.ZipFile(tmp_path / "w.npz", "w") as archive:
         archive.writestr("w.npy", member.getvalue())
-    assert "w has another size than its shape" in fault(tmp_path / "w.npz")
-    huge = write_zip(tmp_path / "w.pth", b"0" * parts.MAX_HEADER, {})
-    assert "more than 8,000,000 bytes" in fault(huge)
+    assert "w has another size than its shape" in error(tmp_path / "w.npz")
+    huge = write_zip(tmp_path / "w.pth", b"0" * limits.MAX_HEADER, {})
+    assert "more than 8,000,000 bytes" in error(huge)
 
 
 @pytest.mark.parametrize("member, content, wanted", [
@@ -517,7 +517,7 @@ def test_zips_of_pytorchs_that_are_no_plain_weights_are_refused(member, content,
     path = write_zip(tmp_path / "w", ONE_TENSOR, {"0": SIX.tobytes()})
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(member, content)
-    assert wanted in fault(path)
+    assert wanted in error(path)
 
 
 # --------------------------------------------------------------------------------------------------- damaged files
@@ -602,7 +602,7 @@ def test_a_flipped_bit_in_a_zipped_tensor_is_noticed(kind, tmp_path):
     content = bytearray(path.read_bytes())
     content[content.index(SIX.tobytes()) + 5] ^= 4
     path.write_bytes(content)
-    assert "Bad CRC-32" in fault(path)
+    assert "Bad CRC-32" in error(path)
 
 
 # --------------------------------------------------------------------------------------------------------- memory

@@ -15,11 +15,11 @@ import yaml
 from conftest import wait_for
 from packing import make_zip
 
-from ms_vit.data import fetch as fetching
-from ms_vit.data.cards import Card, RemoteFile
-from ms_vit.data.fetch import fetch
 from ms_vit.data.labels import read_labels
-from ms_vit.data.sources import image_archive
+from ms_vit.data.sets import fetch as fetching
+from ms_vit.data.sets.cards import Card, RemoteFile
+from ms_vit.data.sets.fetch import fetch
+from ms_vit.data.sets.sources import image_archive
 from ms_vit.download import download, main
 from ms_vit.errors import DataError, UsageError
 

@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 
 import ms_vit
-from ms_vit import cli, engines, models
+from ms_vit import caches, cli
 from ms_vit.data.labels import Labels, imagenet_labels
-from ms_vit.data.transforms import Preprocessing
-from ms_vit.engines import key_of
-from ms_vit.models import exports
-from ms_vit.models.loading import read_model
+from ms_vit.data.operations import Preprocessing
+from ms_vit.inference import engines
+from ms_vit.inference.engines import key_of
 from ms_vit.models.vit import ViT
-from ms_vit.models.weights import ModelSpec, save_parameters
-from ms_vit.training.checkpoint import MODEL, OPTIMIZER, Checkpoints, RunState
+from ms_vit.runs.checkpoints import MODEL, OPTIMIZER, Checkpoints, RunState
+from ms_vit.weights import exports
+from ms_vit.weights.files import ModelSpec, save_parameters
+from ms_vit.weights.loading import read_model
 
 onnx = pytest.importorskip("onnx", reason="the engine is checked with: pip install -e .[onnx]")
 pytest.importorskip("onnxruntime", reason="the engine is checked with: pip install -e .[onnx]")
@@ -195,7 +196,7 @@ def test_a_kept_file_that_is_not_as_it_was_is_made_anew(damage, weights, native,
             ms_vit.Predictor(other, engine="onnx")
             next(weights.parent.glob("other-*.onnx")).replace(file)
         else:
-            from ms_vit.models.exports.onnx_graph import seal
+            from ms_vit.weights.exports.onnx_graph import seal
 
             file.write_bytes(b"no onnx")
             seal(file, key_of(*read_model(weights)))
@@ -223,17 +224,17 @@ def test_all_that_decides_an_export_is_in_its_key(used, monkeypatch, tmp_path):
             key_of(foreign, replace(spec, config=spec.config | {"gelu": "tanh"})),
             key_of(foreign, replace(spec, labels=Labels(DIGITS.ids, DIGITS.ids))),
             key_of(foreign, replace(spec, preprocessing=replace(spec.preprocessing, crop_pct=0.9)))]
-    code = Path(shutil.copytree(Path(models.__file__).parent, tmp_path / "models"))
-    monkeypatch.setattr(models, "__file__", str(code / "__init__.py"))
+    code = Path(shutil.copytree(caches.PACKAGE, tmp_path / "ms_vit"))
+    monkeypatch.setattr(caches, "PACKAGE", code)
     assert key_of(foreign, spec) == key
-    with (code / "exports" / "onnx_graph.py").open("a") as file:
+    with (code / "weights" / "exports" / "onnx_graph.py").open("a") as file:
         file.write("# another release\n")
     keys.append(key_of(foreign, spec))
     assert len({key, *keys}) == 7
 
 
 def test_an_export_whose_logits_differ_is_not_kept(weights, pictures, run, monkeypatch):
-    from ms_vit.models.exports import onnx_graph
+    from ms_vit.weights.exports import onnx_graph
 
     def write(source: exports.Source, path: Path) -> None:
         model = onnx_graph.build(source)
@@ -299,7 +300,7 @@ def test_a_hubs_folder_keeps_its_export_inside(weights, native, pictures, monkey
 
 @pytest.mark.parametrize("library", ["onnxruntime", "onnx"])
 def test_a_missing_library_is_named_with_its_remedy(library, used, pictures, run, monkeypatch):
-    monkeypatch.delitem(sys.modules, "ms_vit.models.exports.onnx_graph", raising=False)
+    monkeypatch.delitem(sys.modules, "ms_vit.weights.exports.onnx_graph", raising=False)
     monkeypatch.delattr(exports, "onnx_graph", raising=False)
     monkeypatch.setitem(sys.modules, library, None)
     code, _, told = run("infer", used, pictures[0], "--engine", "onnx")

@@ -17,15 +17,15 @@ from PIL import Image
 
 from ms_vit import cli
 from ms_vit.data.labels import Labels
-from ms_vit.data.transforms import Preprocessing
+from ms_vit.data.operations import Preprocessing
 from ms_vit.errors import UsageError
-from ms_vit.models import exports
-from ms_vit.models.exports import FORMATS, Source, exporter
-from ms_vit.models.exports.source import Pictures, pictures
-from ms_vit.models.loading import load_model, read_foreign
-from ms_vit.models.sizes import SIZES
+from ms_vit.models.config import SIZES
 from ms_vit.models.vit import ViT
-from ms_vit.models.weights import ModelSpec, read_arrays, save_parameters
+from ms_vit.weights import exports
+from ms_vit.weights.exports import FORMATS, Source, exporter
+from ms_vit.weights.exports.source import Pictures, pictures
+from ms_vit.weights.files import ModelSpec, read_arrays, save_parameters
+from ms_vit.weights.loading import load_model, read_pretrained
 
 onnx = pytest.importorskip("onnx", reason="ONNX is checked with: pip install -e .[onnx]")
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX is run by: pip install -e .[onnx]")
@@ -192,7 +192,7 @@ def test_onnxruntime_fuses_the_exact_gelu(exported, tmp_path):
 
 
 def test_a_network_that_no_onnx_file_can_hold_is_refused(tmp_path, monkeypatch):
-    from ms_vit.models.exports import onnx_graph
+    from ms_vit.weights.exports import onnx_graph
 
     monkeypatch.setattr(onnx_graph, "MAX_BYTES", 10_000)
     with pytest.raises(UsageError, match="safetensors and MindSpore have no bound"):
@@ -236,7 +236,7 @@ def test_weights_come_back_bitwise_from_another_librarys_names(name, distilled, 
     library(name)
     original = source(distilled=distilled)
     exporter(name).write(original, tmp_path / "folder")
-    back = read_foreign(tmp_path / "folder").arrays
+    back = read_pretrained(tmp_path / "folder").arrays
     assert back.keys() == original.arrays.keys()
     for key, array in original.arrays.items():
         assert back[key].dtype == array.dtype and (back[key] == array).all(), key
@@ -372,7 +372,7 @@ def test_another_librarys_weights_are_exported_by_the_models_name(exported, run,
 # --- mistakes and mishaps
 
 def test_too_large_a_difference_is_a_failure_and_leaves_what_was_there(checkpoint, run, tmp_path, monkeypatch):
-    from ms_vit.models.exports import onnx_graph
+    from ms_vit.weights.exports import onnx_graph
 
     def write(source: Source, path: Path) -> None:
         model = onnx_graph.build(source)
@@ -391,7 +391,7 @@ def test_too_large_a_difference_is_a_failure_and_leaves_what_was_there(checkpoin
 
 @pytest.mark.parametrize("answer", ["nan", "error"])
 def test_an_export_that_does_not_run_is_a_failure(answer, checkpoint, run, tmp_path, monkeypatch):
-    from ms_vit.models.exports import onnx_graph
+    from ms_vit.weights.exports import onnx_graph
 
     def logits(batch: np.ndarray) -> np.ndarray:
         if answer == "error":
@@ -407,7 +407,7 @@ def test_an_export_that_does_not_run_is_a_failure(answer, checkpoint, run, tmp_p
 
 @pytest.mark.parametrize(("name", "module"), [("onnx", "onnxruntime"), ("timm", "timm"), ("huggingface", "torch")])
 def test_a_missing_library_is_named_with_its_remedy(name, module, checkpoint, run, tmp_path, monkeypatch):
-    own = f"ms_vit.models.exports.{FORMATS[name].module}"
+    own = f"ms_vit.weights.exports.{FORMATS[name].module}"
     monkeypatch.delitem(sys.modules, own, raising=False)
     monkeypatch.delattr(exports, FORMATS[name].module, raising=False)
     monkeypatch.setitem(sys.modules, module, None)

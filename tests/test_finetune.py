@@ -9,13 +9,13 @@ from mindspore import Parameter
 
 from ms_vit import cli
 from ms_vit.data.labels import Labels, imagenet_labels
-from ms_vit.models.loading import known_rows
 from ms_vit.models.vit import ViT
+from ms_vit.runs.checkpoints import RunState
 from ms_vit.training.callbacks import Diverged, Divergence
-from ms_vit.training.checkpoint import RunState
-from ms_vit.training.loss import CrossEntropy
-from ms_vit.training.optimizer import Adam, choose, learning_rate_scale
+from ms_vit.training.losses import CrossEntropy
+from ms_vit.training.optimizers import Adam, learning_rate_scale, trainable
 from ms_vit.training.step import TrainStep
+from ms_vit.weights.loading import known_rows
 
 
 def net(depth=3):
@@ -23,7 +23,7 @@ def net(depth=3):
 
 
 def learning(tune):
-    return {param.name for param in choose(net().trainable_params(), tune)}
+    return {param.name for param in trainable(net().trainable_params(), tune)}
 
 
 def test_all_the_head_or_the_last_blocks_learn():
@@ -39,7 +39,7 @@ def test_what_does_not_learn_keeps_its_bits():
     model = net()
     random = np.random.default_rng(0)
     model.head.weight.set_data(ms.Tensor(random.normal(size=(3, 8)), ms.float32))
-    step = TrainStep(model, CrossEntropy(), Adam(choose(model.trainable_params(), 1), np.full(3, 0.1, np.float32)))
+    step = TrainStep(model, CrossEntropy(), Adam(trainable(model.trainable_params(), 1), np.full(3, 0.1, np.float32)))
     step.set_train(True)
     before = {param.name: param.asnumpy().copy() for param in model.get_parameters()}
     for _ in range(3):

@@ -50,19 +50,19 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from ms_vit import cli
-from ms_vit.data import manifest
-from ms_vit.data.archives import unpack as unpack_archive
-from ms_vit.data.cards import CARDS, Card
 from ms_vit.data.images import read_image
 from ms_vit.data.labels import META, Labels, devkit_labels
-from ms_vit.data.sources.cifar_pickles import read as read_cifar
-from ms_vit.data.sources.idx import read as read_idx
-from ms_vit.data.transforms import Preprocessing
+from ms_vit.data.operations import Preprocessing
+from ms_vit.data.sets import manifest
+from ms_vit.data.sets.archives import unpack as unpack_archive
+from ms_vit.data.sets.cards import CARDS, Card
+from ms_vit.data.sets.sources.cifar_pickles import read as read_cifar
+from ms_vit.data.sets.sources.idx import read as read_idx
 from ms_vit.errors import UserError, one_line
-from ms_vit.models.loading import read_foreign
 from ms_vit.models.vit import ViT
-from ms_vit.models.weights import ModelSpec, save_parameters
 from ms_vit.recipe import RECIPES, Recipe
+from ms_vit.weights.files import ModelSpec, save_parameters
+from ms_vit.weights.loading import read_pretrained
 
 MEMORY = 400_000_000    # bytes that a refusal may take at most; the largest input here has 2 MB
 SMALL = {"image_size": 16, "patch_size": 4, "num_classes": 2, "dim": 24, "depth": 2, "num_heads": 3, "mlp_dim": 40}
@@ -1197,11 +1197,11 @@ PARSERS: dict[str, tuple[Callable[[Path], Any], bytes]] = {
         [("WNID", object), ("words", object), ("num_children", int)]))),
     "transforms": (lambda path: Preprocessing(image_size=8, transforms=path.read_text("latin1").split("|")).check(),
                    "|".join(SPEC.preprocessing.transforms).encode()),
-    "spec": (read_foreign, GOOD_SPEC),
-    "our weights": (read_foreign, written(lambda path: save_parameters(path, ViT(**SMALL | {"dim": 3, "num_heads": 1})
-                                                                       .parameters_dict(), SPEC))),
+    "spec": (read_pretrained, GOOD_SPEC),
+    "our weights": (read_pretrained, written(
+        lambda path: save_parameters(path, ViT(**SMALL | {"dim": 3, "num_heads": 1}).parameters_dict(), SPEC))),
     **{format: (read_image, image(format)) for format in ("JPEG", "PNG", "BMP", "TIFF", "PPM", "GIF", "WEBP")},
-    **{kind: (read_foreign, content) for kind, content in FILES.items()},
+    **{kind: (read_pretrained, content) for kind, content in FILES.items()},
 }
 DAMAGE = st.lists(st.one_of(
     st.tuples(st.just("flip"), st.floats(0, 1), st.integers(0, 7)),

@@ -15,7 +15,6 @@ from handmade import png, png_chunk
 from PIL import Image
 
 from ms_vit.data.inspection import look_at
-from ms_vit.data.threads import each
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(
     (160, 120), Image.Resampling.BICUBIC)
@@ -108,8 +107,8 @@ DAMAGED_ALL_THE_SAME = {
 
 def verdict(content: bytes, tmp_path) -> str | None:
     (tmp_path / "x.jpg").write_bytes(content)
-    fault = look_at(tmp_path / "x.jpg").fault
-    return fault and fault.kind
+    defect = look_at(tmp_path / "x.jpg").defect
+    return defect and defect.kind
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -169,15 +168,17 @@ def test_no_more_threads_than_cores_that_the_process_may_use():
     one = min(os.sched_getaffinity(0))
     assert python(f"""
 import os, threading, time
-from ms_vit.data.threads import each
+from ms_vit.data.threads import parallel_map
 os.sched_setaffinity(0, [{one}])
 def name(item):
     time.sleep(0.001)
     return threading.current_thread().name
-print(len(set(each(name, range(200), "", ""))))""") == "1\n"
+print(len(set(parallel_map(name, range(200), "", ""))))""") == "1\n"
 
 
 def test_a_failure_ends_the_work_with_most_of_it_undone():
+    from ms_vit.data.threads import parallel_map
+
     done = []
 
     def work(item: int) -> None:
@@ -186,5 +187,5 @@ def test_a_failure_ends_the_work_with_most_of_it_undone():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(each(work, range(100_000), "", ""))
+        list(parallel_map(work, range(100_000), "", ""))
     assert len(done) < 5_000

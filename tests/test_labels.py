@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import scipy.io
 
-from ms_vit.data.cards import Card
 from ms_vit.data.folder import images_in, scan
 from ms_vit.data.labels import META, Labels, devkit_labels, read_labels
-from ms_vit.data.sources import image_archive
+from ms_vit.data.sets.cards import Card
+from ms_vit.data.sets.sources import image_archive
 from ms_vit.errors import DataError
 
 

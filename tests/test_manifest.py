@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ms_vit.data import manifest
+from ms_vit.data.sets import manifest
 from ms_vit.errors import DataError
 
 

@@ -20,16 +20,16 @@ import pytest
 from PIL import Image
 
 from ms_vit.data.labels import Labels, imagenet_labels
-from ms_vit.data.transforms import Preprocessing
+from ms_vit.data.operations import Preprocessing
 from ms_vit.device import use_device
 from ms_vit.errors import DataError, UsageError
 from ms_vit.eval import eval as evaluate
-from ms_vit.models.containers import read_weights
-from ms_vit.models.loading import fit, load_model, load_weights, read_foreign
-from ms_vit.models.resample import resample_patch_kernel, resample_positions
-from ms_vit.models.sizes import SIZES, create_model
+from ms_vit.models.config import SIZES, create_model
 from ms_vit.models.vit import ViT
-from ms_vit.models.weights import ModelSpec
+from ms_vit.weights.containers import read_weights
+from ms_vit.weights.files import ModelSpec
+from ms_vit.weights.loading import fit, load_model, load_weights, read_pretrained
+from ms_vit.weights.resampling import resample_patch_kernel, resample_positions
 
 torch = pytest.importorskip("torch", reason="parity with other libraries needs them: pip install -e .[parity]")
 pytest.importorskip("benchmarks.torch_cpu")
@@ -418,12 +418,12 @@ def test_numerics_of_another_format_would_show(tmp_path):
     """What guards the tests above: with another epsilon or GELU their logits differ by far more than they allow."""
     ms.set_context(mode=ms.PYNATIVE_MODE)
     path, _ = timm_state(tmp_path, "vit_tiny_patch16_224")
-    foreign = read_foreign(path)
+    pretrained = read_pretrained(path)
     batch = images(OWN)
     logits = {}
     for gelu, epsilon in (("exact", 1e-6), ("tanh", 1e-6), ("exact", 1e-5), ("exact", 1e-7), ("exact", 1e-12)):
         net = create_model(f"vit_nano_patch16_{OWN}", num_classes=CLASSES)
-        fit(net, foreign, path, config={"gelu": gelu, "epsilon": epsilon})
+        fit(net, pretrained, path, config={"gelu": gelu, "epsilon": epsilon})
         logits[gelu, epsilon] = ours(net.set_train(False), batch)
     for one, other in combinations(logits, 2):
         assert np.abs(logits[one] - logits[other]).max() > 5 * TOLERANCE, (one, other)
@@ -678,7 +678,7 @@ def test_tensors_of_any_shape_give_a_network_or_one_line(case, tmp_path, monkeyp
             if arrays[name] is None:
                 del arrays[name]
             damaged = replace(file, arrays=arrays)
-            monkeypatch.setattr("ms_vit.models.loading.read_weights", lambda _, damaged=damaged: damaged)
+            monkeypatch.setattr("ms_vit.weights.loading.read_weights", lambda _, damaged=damaged: damaged)
             try:
                 load_model(path, f"vit_nano_patch16_{OTHER}")
             except DataError as error:
@@ -712,7 +712,7 @@ def test_a_config_that_contradicts_its_weights_or_sense_is_refused_in_one_line(c
     file = read_weights(path)
     for name, values in changes.items():
         file.configs[name] = file.configs.get(name, {}) | values
-    monkeypatch.setattr("ms_vit.models.loading.read_weights", lambda _: file)
+    monkeypatch.setattr("ms_vit.weights.loading.read_weights", lambda _: file)
     with pytest.raises(DataError) as error:
         load_model(path, f"vit_nano_patch16_{OWN}")
     assert one_line(error).startswith(str(path))

@@ -9,8 +9,8 @@ from PIL import Image
 from ms_vit.data.images import read_image
 from ms_vit.data.labels import Labels
 from ms_vit.data.memory import memory_share, size_in_memory
+from ms_vit.data.operations import Preprocessing, operation
 from ms_vit.data.pipeline import Batches, naming_bad_images, numpy_batches
-from ms_vit.data.transforms import Preprocessing, operation
 from ms_vit.errors import DataError, UsageError
 from ms_vit.recipe import Augment
 

@@ -19,19 +19,20 @@ from conftest import wait_for
 import ms_vit
 from ms_vit import cli
 from ms_vit.data.labels import Labels
-from ms_vit.data.transforms import Preprocessing
+from ms_vit.data.operations import Preprocessing
 from ms_vit.errors import DataError, UsageError
 from ms_vit.models.vit import ViT
-from ms_vit.models.weights import ModelSpec
 from ms_vit.recipe import Recipe
+from ms_vit.runs import checkpoints
+from ms_vit.runs import folder as run_folder
+from ms_vit.runs.checkpoints import Checkpoints, RunState, read_state
 from ms_vit.signals import Interrupted
-from ms_vit.training import checkpoint, run_folder
-from ms_vit.training.average import Average
 from ms_vit.training.callbacks import MetricsFile, Saving, Steps
-from ms_vit.training.checkpoint import Checkpoints, RunState, read_state
-from ms_vit.training.loss import CrossEntropy
-from ms_vit.training.optimizer import Adam
+from ms_vit.training.ema import Average
+from ms_vit.training.losses import CrossEntropy
+from ms_vit.training.optimizers import Adam
 from ms_vit.training.step import TrainStep
+from ms_vit.weights.files import ModelSpec
 
 EPOCHS, STEPS = 3, 6        # steps of an epoch
 # Everything that draws random numbers is on.
@@ -379,7 +380,7 @@ def test_on_a_full_disk_training_goes_on_and_ends_with_the_reason(root, tmp_path
         def save(self, parts, spec, state, about):
             if state.step == STEPS:         # the first still fits
                 return saved(self, parts, spec, state, about)
-            patch.setattr(checkpoint, "save_parameters", out_of_space)
+            patch.setattr(checkpoints, "save_parameters", out_of_space)
             return saved(self, parts, spec, state, about)
 
         patch.setattr(Checkpoints, "save", save)

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 
 from ms_vit.data.labels import Labels
-from ms_vit.reports.scores import Scores
+from ms_vit.inference.scores import Scores
 
 
 @pytest.fixture(scope="module")

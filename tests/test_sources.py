@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from packing import Calls, cifar, idx_file, make_tar, make_zip, python2_pickle
 from PIL import Image
 
-from ms_vit.data.cards import Card
-from ms_vit.data.sources import cifar_pickles, digits, idx, image_archive
+from ms_vit.data.sets.cards import Card
+from ms_vit.data.sets.sources import cifar_pickles, digits, idx, image_archive
 from ms_vit.errors import DataError
 
 MNIST = ["train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", "t10k-images-idx3-ubyte.gz",

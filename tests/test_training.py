@@ -8,12 +8,12 @@ from mindspore import Parameter, nn
 from mindspore.train import Callback, Model
 
 from ms_vit.models.vit import ViT
-from ms_vit.training.average import Average
 from ms_vit.training.callbacks import DataWait
-from ms_vit.training.loss import CrossEntropy
-from ms_vit.training.mixup import Mixup
-from ms_vit.training.optimizer import Adam, choose, decays
-from ms_vit.training.schedule import warmup_cosine
+from ms_vit.training.ema import Average
+from ms_vit.training.losses import CrossEntropy
+from ms_vit.training.mixing import Mixup
+from ms_vit.training.optimizers import Adam, decays, trainable
+from ms_vit.training.schedules import warmup_cosine
 from ms_vit.training.step import GlobalNorm, TrainStep
 
 
@@ -190,7 +190,7 @@ def test_with_some_parameters_frozen_a_recomputed_step_comes_to_the_same():
     def weights(**options):
         ms.set_seed(0)
         net = ViT(image_size=8, patch_size=4, num_classes=3, dim=8, depth=2, num_heads=2, mlp_dim=8)
-        step = TrainStep(net, CrossEntropy(), Adam(choose(net.trainable_params(), 1), np.full(3, 1e-2, np.float32)),
+        step = TrainStep(net, CrossEntropy(), Adam(trainable(net.trainable_params(), 1), np.full(3, 1e-2, np.float32)),
                          **options)
         for _ in range(3):
             step(*batch())

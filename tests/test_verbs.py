@@ -13,7 +13,7 @@ from PIL import Image
 
 import ms_vit
 from ms_vit import cli
-from ms_vit.device import cache_folder
+from ms_vit.caches import cache_folder
 from ms_vit.errors import DataError
 from ms_vit.recipe import Recipe
 

@@ -8,10 +8,10 @@ from mindspore import nn
 
 from ms_vit.errors import UsageError
 from ms_vit.models import kernels
+from ms_vit.models.config import PATCHES, SIZES, create_model, model_config
 from ms_vit.models.kernels import compiled
-from ms_vit.models.sizes import PATCHES, SIZES, create_model, model_config
 from ms_vit.models.vit import Attention, ViT
-from ms_vit.models.weights import read_arrays, set_parameters
+from ms_vit.weights.files import read_arrays, set_parameters
 
 SMALL = dict(image_size=(20, 28), patch_size=8, num_classes=7, dim=24, depth=2, num_heads=3, mlp_dim=40)
 

@@ -6,10 +6,8 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
+from ms_vit import limits
 from ms_vit.errors import DataError
-
-# Half a gigabyte as RGB, where Pillow itself refuses: no camera's photo, but a file of a few bytes can claim as many.
-MAX_PIXELS = 178_956_970
 
 
 def open_image(file: Path | BinaryIO) -> Image.Image:
@@ -18,7 +16,7 @@ def open_image(file: Path | BinaryIO) -> Image.Image:
     Raises Image.DecompressionBombError for more than MAX_PIXELS, and whatever Pillow raises for damaged files.
     """
     image: Image.Image = Image.open(file)
-    if image.width * image.height > MAX_PIXELS:  # where the program around us has lifted Pillow's bound
+    if image.width * image.height > limits.MAX_PIXELS:  # where the program around us has lifted Pillow's bound
         raise Image.DecompressionBombError
     if image.format == "EPS":
         raise UnidentifiedImageError("EPS is a program, which Pillow would have run by another")
@@ -45,6 +43,7 @@ def read_image(path: Path) -> Image.Image:
     except UnidentifiedImageError as error:
         raise DataError(f"{path} is no image") from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"{path} has more than {MAX_PIXELS:,} pixels; make it smaller or leave it out") from error
+        raise DataError(f"{path} has more than {limits.MAX_PIXELS:,} pixels; make it smaller or leave it "
+                        "out") from error
     except Exception as error:  # a damaged image makes Pillow's many readers raise nearly anything
         raise DataError(f"{path} can't be read as an image: {error or type(error).__name__}") from error

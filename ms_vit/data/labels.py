@@ -4,12 +4,12 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from ms_vit.data.cards import Card
+from ms_vit import limits
 from ms_vit.data.folder import class_folders
+from ms_vit.data.sets.cards import Card
 from ms_vit.errors import DataError
 
 META = Path("ILSVRC2012_devkit_t12", "data", "meta.mat")
-MAX_META = 50_000_000  # bytes; ImageNet's own has 27 kB
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def devkit_labels(folder: Path) -> Labels | None:
     from scipy.io import loadmat
 
     try:
-        if path.stat().st_size > MAX_META:
+        if path.stat().st_size > limits.MAX_META_BYTES:
             raise ValueError("too large")
         synsets = loadmat(path, squeeze_me=True)["synsets"]
         leaves = {

@@ -14,7 +14,7 @@ SHARE = 4       # a folder's images may take one part in four of the memory: tra
 SAMPLE = 32     # images that are decoded to judge the size of all
 
 
-class Kept:
+class ImageCache:
     """Images that are made once and then kept: a source for GeneratorDataset, kept[i] -> (image, label).
 
     made: gives the images' rows, in `order` (indices below `count`). It is asked for the next one whenever an image is

@@ -13,8 +13,8 @@ from mindspore.dataset import transforms
 
 from ms_vit.data.folder import IMAGE_EXTENSIONS, class_folders, indexed, scan
 from ms_vit.data.labels import Labels
-from ms_vit.data.memory import Kept, size_in_memory
-from ms_vit.data.transforms import Preprocessing
+from ms_vit.data.memory import ImageCache, size_in_memory
+from ms_vit.data.operations import Preprocessing
 from ms_vit.device import cpu_count
 from ms_vit.errors import DataError
 from ms_vit.progress import say
@@ -63,7 +63,7 @@ class Batches:
         size = size_in_memory([self.files[i] for i in self.taken], self.once.operations()) \
             if keep and self.once.transforms else 0
         self.fit = 0 < size <= keep
-        self.kept: Kept | None = None
+        self.cache: ImageCache | None = None
         if self.fit:
             say(f"{split}: {len(self):,} decoded images stay in memory, {size / 1e6:,.1f} MB")
 
@@ -123,11 +123,11 @@ class Batches:
                                      num_parallel_workers=self.workers, class_indexing=self.class_index)
 
     def from_memory(self, order: list[int]) -> ds.Dataset:
-        if self.kept is None:
+        if self.cache is None:
             decoded = self.from_files(order).map(self.once.operations(), "image", num_parallel_workers=self.workers)
-            self.kept = Kept(numpy_batches(decoded), order, len(self.files))
+            self.cache = ImageCache(numpy_batches(decoded), order, len(self.files))
         # One thread: all that is left to do in Python is to hand an array on.
-        return ds.GeneratorDataset(self.kept, ["image", "label"], sampler=ds.SubsetSampler(order),
+        return ds.GeneratorDataset(self.cache, ["image", "label"], sampler=ds.SubsetSampler(order),
                                    num_parallel_workers=1, python_multiprocessing=False)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_vit.data.folder import class_folders, files_in
-from ms_vit.data.inspection import Fault, inspect
+from ms_vit.data.inspection import Defect, inspect
 
 MAX_PLACES = 3  # in which a copied image is told to be, too
 
@@ -33,18 +33,18 @@ class File:
     split: str
     label: str | None
     sha256: str | None
-    fault: Fault | None
+    defect: Defect | None
 
     def as_row(self) -> dict[str, str | None]:
         row = {"path": self.path, "split": self.split, "class": self.label, "sha256": self.sha256}
-        return row | asdict(self.fault) if self.fault else row
+        return row | asdict(self.defect) if self.defect else row
 
 
 def survey(folder: Path, splits: list[str]) -> list[File]:
     """Every file of the splits and of infer/ that isn't hidden, read to its end."""
     names = [str(path.relative_to(folder)) for path in listed(folder, splits)]
-    seen = inspect(folder, names, f"checking {folder}")
-    return [placed(name, one.sha256, one.fault) for name, one in zip(names, seen, strict=True)]
+    inspections = inspect(folder, names, f"checking {folder}")
+    return [placed(name, one.sha256, one.defect) for name, one in zip(names, inspections, strict=True)]
 
 
 def listed(folder: Path, splits: list[str]) -> Iterator[Path]:
@@ -59,30 +59,30 @@ def listed(folder: Path, splits: list[str]) -> Iterator[Path]:
         yield from files_in(folder / "infer")
 
 
-def placed(path: str, sha256: str | None, fault: Fault | None) -> File:
+def placed(path: str, sha256: str | None, defect: Defect | None) -> File:
     split, *inner = Path(path).parts
     label = None
     if split != "infer":
         if len(inner) == 2:
             label = inner[0]
-        elif not fault:
-            fault = Fault("misplaced", "lies in no class folder; move it into one" if len(inner) == 1 else
+        elif not defect:
+            defect = Defect("misplaced", "lies in no class folder; move it into one" if len(inner) == 1 else
                           "lies deeper than its class folder; move it up into it")
-    return File(path, split, label, sha256, fault)
+    return File(path, split, label, sha256, defect)
 
 
 def images_by_class(folder: Path, splits: list[str], files: list[File]) -> dict[str, dict[str, int]]:
     """Split -> class folder -> good images."""
     counts = {split: {child.name: 0 for child in class_folders(folder / split)} for split in splits}
     for file in files:
-        if file.label is not None and not file.fault:
+        if file.label is not None and not file.defect:
             counts[file.split][file.label] += 1
     return counts
 
 
 def problems_of(files: list[File], counts: dict[str, dict[str, int]]) -> list[Problem]:
     """Everything that is wrong: with files by themselves, with classes, and with copies."""
-    faulty = {file.path: Problem(file.fault.kind, file.path, file.fault.text) for file in files if file.fault}
+    faulty = {file.path: Problem(file.defect.kind, file.path, file.defect.text) for file in files if file.defect}
     odd = (problem for problem in odd_classes(counts) if problem.path not in faulty)
     return [*faulty.values(), *odd, *missing_classes(counts), *copies_apart(copies(files))]
 

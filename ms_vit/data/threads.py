@@ -14,7 +14,7 @@ TASK = 16  # items that a thread takes at once: handing one over costs as much a
 AHEAD = 4  # tasks for each thread that wait for it or to be taken: ImageNet has more than a million items
 
 
-def each(function: Callable[[T], R], items: Sequence[T], title: str, unit: str) -> Iterator[R]:
+def parallel_map(function: Callable[[T], R], items: Sequence[T], title: str, unit: str) -> Iterator[R]:
     """function(item) for each item, in order, with progress.
 
     Threads, since the work (reading, hashing, decoding) lets go of the interpreter.

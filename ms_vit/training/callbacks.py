@@ -12,8 +12,8 @@ import numpy as np
 from mindspore.train import Callback
 
 from ms_vit.progress import progress, say
+from ms_vit.runs.checkpoints import Checkpoints, RunState
 from ms_vit.signals import Stop
-from ms_vit.training.checkpoint import Checkpoints, RunState
 
 
 class MetricsFile:

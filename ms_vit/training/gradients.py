@@ -4,7 +4,7 @@ import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 # Maps a function over all parameters; a Python loop over them takes MindSpore several times as long to compile.
-each = ops.HyperMap()
+hyper_map = ops.HyperMap()
 added = ops.MultitypeFuncGraph("added")
 scaled = ops.MultitypeFuncGraph("scaled")
 
@@ -84,7 +84,7 @@ class RecomputedGradients(Gradients):
             (gradient,), of_block = self.block_gradients(self.blocks[i], self.of_blocks[i])(x, gradient)
             inner = inner + of_block
         at_start = self.embed_gradients(self.embed, self.outer)(ops.depend(images, gradient), gradient)
-        made = each(added, at_start, at_end) + inner
+        made = hyper_map(added, at_start, at_end) + inner
         gradients: tuple = ()
         for place in self.order:
             gradients = (*gradients, made[place])
@@ -115,6 +115,6 @@ class Accumulated(nn.Cell):
             ops.assign(self.number, i.reshape(1))
             next_loss, next_gradients = self.part(ops.gather(images, i, 0), ops.gather(labels, i, 0))
             loss = loss + next_loss
-            gradients = each(added, gradients, next_gradients)
+            gradients = hyper_map(added, gradients, next_gradients)
             i = i + 1
-        return loss * self.share, each(ops.partial(scaled, self.share), gradients)
+        return loss * self.share, hyper_map(ops.partial(scaled, self.share), gradients)

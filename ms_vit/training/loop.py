@@ -10,9 +10,9 @@ from mindspore.train import Callback
 
 from ms_vit.data.pipeline import Batches
 from ms_vit.errors import DataError
+from ms_vit.inference.scores import Scores
 from ms_vit.progress import say
 from ms_vit.recipe import Recipe
-from ms_vit.reports.scores import Scores
 from ms_vit.signals import Interrupted, Stop
 from ms_vit.training.callbacks import DataWait, Diverged, Divergence, Saving, Steps
 

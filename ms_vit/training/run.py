@@ -11,37 +11,38 @@ import mindspore as ms
 import mindspore.dataset as ds
 from mindspore.train import Callback, Model
 
+from ms_vit.caches import graph_cache
 from ms_vit.data.inspection import unreadable
 from ms_vit.data.labels import labels_for
 from ms_vit.data.memory import memory_share
+from ms_vit.data.operations import Preprocessing
 from ms_vit.data.pipeline import Batches, naming_bad_images, numpy_batches
-from ms_vit.data.transforms import Preprocessing
-from ms_vit.device import amp_level, cpu_count, graph_cache, use_device
-from ms_vit.engines import native
+from ms_vit.device import amp_level, cpu_count, use_device
 from ms_vit.errors import DataError, UsageError
-from ms_vit.models.formats import Foreign
+from ms_vit.inference.engines import on_mindspore
+from ms_vit.inference.predictor import score
+from ms_vit.inference.scores import Scores
+from ms_vit.models.config import model_config
 from ms_vit.models.kernels import compiled
-from ms_vit.models.loading import fit, merged_config, read_foreign
-from ms_vit.models.sizes import model_config
 from ms_vit.models.vit import ViT
-from ms_vit.models.weights import ModelSpec
-from ms_vit.predictor import score
 from ms_vit.progress import say
 from ms_vit.recipe import Augment, Recipe
 from ms_vit.reports.curves import draw_curves
-from ms_vit.reports.scores import Scores
+from ms_vit.runs.checkpoints import AVERAGE, MODEL, OPTIMIZER, Checkpoints, RunState, read_state
+from ms_vit.runs.folder import changes, locked, versions, write_recipe
 from ms_vit.signals import Stop
-from ms_vit.training.average import Average
 from ms_vit.training.callbacks import DataWait, Divergence, MetricsFile, Saving, Steps
-from ms_vit.training.checkpoint import AVERAGE, MODEL, OPTIMIZER, Checkpoints, RunState, read_state
+from ms_vit.training.ema import Average
 from ms_vit.training.loop import Loop
-from ms_vit.training.loss import CrossEntropy
-from ms_vit.training.mixup import Mixup
-from ms_vit.training.optimizer import Adam, choose
+from ms_vit.training.losses import CrossEntropy
+from ms_vit.training.mixing import Mixup
+from ms_vit.training.optimizers import Adam, trainable
 from ms_vit.training.outcome import Training
-from ms_vit.training.run_folder import changes, locked, versions, write_recipe
-from ms_vit.training.schedule import warmup_cosine
+from ms_vit.training.schedules import warmup_cosine
 from ms_vit.training.step import TrainStep
+from ms_vit.weights.files import ModelSpec
+from ms_vit.weights.formats import Pretrained
+from ms_vit.weights.loading import fit, merged_config, read_pretrained
 
 
 def carry_out(recipe: Recipe, run: Path, device: str | None, stop: Stop) -> Training:
@@ -59,11 +60,11 @@ def carry_out_in(run: Path, recipe: Recipe, folder: Path, device: str, stop: Sto
 
     # --- what is trained: the recipe's model, from weights where it names some, for the folder's classes
     weights = recipe.model.weights
-    foreign = read_foreign(weights) if weights else None
-    labels = labels_for(folder, recipe.model.num_classes, foreign.labels if foreign else None)
+    pretrained = read_pretrained(weights) if weights else None
+    labels = labels_for(folder, recipe.model.num_classes, pretrained.labels if pretrained else None)
     named = {key: value for key, value in vars(recipe.model).items() if key != "weights"} | {"num_classes": len(labels)}
-    config = merged_config(foreign, path=weights, **named) if foreign and weights else model_config(**named)
-    spec = ModelSpec(config=config, labels=labels, preprocessing=preprocessing(recipe.augment, config, foreign))
+    config = merged_config(pretrained, path=weights, **named) if pretrained and weights else model_config(**named)
+    spec = ModelSpec(config=config, labels=labels, preprocessing=preprocessing(recipe.augment, config, pretrained))
 
     # --- a new run, or the rest of an old one
     checkpoints, metrics = Checkpoints(run), MetricsFile(run / "metrics.jsonl")
@@ -88,7 +89,7 @@ def carry_out_in(run: Path, recipe: Recipe, folder: Path, device: str, stop: Sto
     net, averaged = ViT(**config), ViT(**config) if recipe.train.ema else None
     learning_rates = warmup_cosine(recipe.optimizer.lr, epochs=recipe.train.epochs, steps_per_epoch=batches.steps,
                                    **vars(recipe.schedule))
-    learning = choose(net.trainable_params(), recipe.optimizer.tune)
+    learning = trainable(net.trainable_params(), recipe.optimizer.tune)
     optimizer = Adam(learning, learning_rates, betas=recipe.optimizer.betas, eps=recipe.optimizer.eps,
                      weight_decay=recipe.optimizer.weight_decay, decoupled=recipe.optimizer.name == "adamw",
                      layer_decay=recipe.optimizer.layer_decay)
@@ -114,8 +115,8 @@ def carry_out_in(run: Path, recipe: Recipe, folder: Path, device: str, stop: Sto
         say(f"{run} has {state.epoch} of {recipe.train.epochs} epochs"
             + (f"; going on from {newest}" if state.epoch < recipe.train.epochs else ", all there is to do"))
     else:
-        if foreign and weights:
-            say(f"{weights}: {fit(net, foreign, weights, config=config, labels=labels)}")
+        if pretrained and weights:
+            say(f"{weights}: {fit(net, pretrained, weights, config=config, labels=labels)}")
         for name, parameter in parts.get(AVERAGE, {}).items():
             parameter.set_data(ms.Tensor(parts[MODEL][name].asnumpy()))    # a copy: set_data alone shares the memory
     metrics.rewind(state)
@@ -142,7 +143,7 @@ def carry_out_in(run: Path, recipe: Recipe, folder: Path, device: str, stop: Sto
         scored = averaged or net
         scored.set_train(False)
         first_use("validation")
-        scores = score(native(scored, batch_size), until(stop, numpy_batches(validation.epoch())),
+        scores = score(on_mindspore(scored, batch_size), until(stop, numpy_batches(validation.epoch())),
                        classes=len(labels), total=validation.steps)
         net.set_train(True)
         return scores
@@ -203,12 +204,12 @@ def data_folder(recipe: Recipe) -> Path:
     return folder
 
 
-def preprocessing(augment: Augment, config: dict[str, Any], foreign: Foreign | None) -> Preprocessing:
+def preprocessing(augment: Augment, config: dict[str, Any], pretrained: Pretrained | None) -> Preprocessing:
     """How images are prepared for evaluation: by the recipe, else as the weights want it, else as for ImageNet."""
     asked = {"transforms": augment.eval, "crop_pct": augment.crop_pct, "mean": augment.mean, "std": augment.std}
     given = {key: list(value) if isinstance(value, tuple) else value
              for key, value in asked.items() if value is not None}
-    return Preprocessing(image_size=config["image_size"], **((foreign.eval if foreign else {}) | given))
+    return Preprocessing(image_size=config["image_size"], **((pretrained.preprocessing if pretrained else {}) | given))
 
 
 def describe(recipe: Recipe, net: ViT, spec: ModelSpec, batches: Batches, validation: Batches, device: str) -> None:

@@ -5,10 +5,10 @@ from mindspore import Parameter, Tensor, amp, nn, ops
 
 from ms_vit.models import kernels
 from ms_vit.models.kernels.dropout import follow
-from ms_vit.training.average import Average
-from ms_vit.training.gradients import Accumulated, Gradients, RecomputedGradients, each, scaled
-from ms_vit.training.mixup import Mixup
-from ms_vit.training.optimizer import Adam
+from ms_vit.training.ema import Average
+from ms_vit.training.gradients import Accumulated, Gradients, RecomputedGradients, hyper_map, scaled
+from ms_vit.training.mixing import Mixup
+from ms_vit.training.optimizers import Adam
 
 
 class GlobalNorm(nn.Cell):
@@ -19,7 +19,7 @@ class GlobalNorm(nn.Cell):
         self.square_sum = kernels.SquareSum()
 
     def construct(self, gradients):
-        return ops.sqrt(ops.addn(each(self.square_sum, gradients)))
+        return ops.sqrt(ops.addn(hyper_map(self.square_sum, gradients)))
 
 
 class TrainStep(nn.Cell):
@@ -73,7 +73,7 @@ class TrainStep(nn.Cell):
     def apply(self, gradients, norm):
         if self.clip_norm > 0:
             factor = ops.minimum(self.clip_norm / (norm + 1e-6), Tensor(1.0, ms.float32))
-            gradients = each(ops.partial(scaled, factor), gradients)
+            gradients = hyper_map(ops.partial(scaled, factor), gradients)
         done = self.optimizer(gradients)
         if self.average is not None:
             done = self.average(ops.depend(self.optimizer.step, done))

@@ -21,7 +21,8 @@ from typing import Any, Literal
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from ms_vit.device import cache_folder, cpu_count
+from ms_vit.caches import cache_folder
+from ms_vit.device import cpu_count
 from ms_vit.progress import say
 
 SOURCE = Path(__file__).with_name("compiled.cc")

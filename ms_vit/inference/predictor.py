@@ -1,0 +1,80 @@
+"""A trained network that answers: names with probabilities for pictures, and scores for many."""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ms_vit.data.images import read_image
+from ms_vit.device import cpu_count
+from ms_vit.errors import UsageError
+from ms_vit.inference.engines import Logits, load_engine
+from ms_vit.inference.scores import Scores
+from ms_vit.progress import track
+from ms_vit.runs.checkpoints import model_file
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One class of an answer: its index in the head, its id (class folder), its name, its probability from 0 to 1."""
+
+    index: int
+    id: str
+    name: str
+    probability: float
+
+
+class Predictor:
+    """Names what is on pictures: Predictor("runs/digits")(["a.png", "b.jpg"], top_k=5).
+
+    checkpoint: a run folder (its best checkpoint), one of its checkpoints, or a weight file of any format.
+    model: the name of the network, for another library's weights: "vit_base_patch16_224".
+    batch_size: pictures that go through the network at once; any number of pictures will do.
+    engine: "mindspore", or "onnx" for ONNX Runtime; see engines.py.
+
+    Raises DataError where there is no whole checkpoint, or a picture can't be read, and UsageError where batch_size is
+    below 1.
+    """
+
+    def __init__(self, checkpoint: str | Path, *, model: str | None = None, device: str | None = None,
+                 batch_size: int = 32, engine: str = "mindspore"):
+        if batch_size < 1:
+            raise UsageError("--batch-size must be at least 1")
+        self.weights = model_file(Path(checkpoint))
+        self.logits, self.spec = load_engine(engine, self.weights, model, device=device, batch_size=batch_size)
+        self.batch_size = batch_size
+        self.operations = self.spec.preprocessing.operations()
+
+    def __call__(self, images: Sequence[str | Path | Image.Image], top_k: int = 5) -> list[list[Prediction]]:
+        """The `top_k` most probable classes of each image, the most probable first."""
+        with ThreadPoolExecutor(cpu_count()) as pool:
+            ready = list(pool.map(self.prepare, images))
+        answers = []
+        for start in range(0, len(ready), self.batch_size):
+            logits = self.logits(np.stack(ready[start:start + self.batch_size]))
+            answers += [self.top(row, top_k) for row in logits]
+        return answers
+
+    def prepare(self, image: str | Path | Image.Image) -> np.ndarray:
+        """A picture as the network wants it, [3, H, W] float32."""
+        picture = image.convert("RGB") if isinstance(image, Image.Image) else read_image(Path(image))
+        return self.spec.preprocessing.apply(self.operations, picture)
+
+    def top(self, logits: np.ndarray, top_k: int) -> list[Prediction]:
+        exponents = np.exp(logits.astype(np.float64) - logits.max())
+        probabilities = exponents / exponents.sum()
+        best = np.argsort(-probabilities, kind="stable")[:top_k]
+        labels = self.spec.labels
+        return [Prediction(int(i), labels.ids[i], labels.names[i], float(probabilities[i])) for i in best]
+
+
+def score(logits: Logits, batches: Iterable[tuple[np.ndarray, np.ndarray]], *, classes: int,
+          total: int | None = None) -> Scores:
+    """Scores over every image of `batches`, pairs of images [n, 3, H, W] and labels [n]."""
+    scores = Scores(classes)
+    for images, labels in track(batches, "scoring", "batches", total):
+        scores.add(logits(images), labels)
+    return scores

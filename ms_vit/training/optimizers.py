@@ -1,0 +1,103 @@
+"""Adam (Kingma & Ba 2015, alg. 1) and AdamW (Loshchilov & Hutter 2019, alg. 2), step by step as in PyTorch.
+
+MindSpore's nn.AdamWeightDecay leaves out the bias correction, and nn.Adam only knows the L2 form of weight decay.
+"""
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from ms_vit.training.gradients import hyper_map
+
+
+def decays(param: Parameter) -> bool:
+    """Whether weight decay acts on a parameter: on the matrices, not on biases, norms, the class token, positions."""
+    return len(param.shape) > 1 and not param.name.endswith(("_token", "pos_embed"))
+
+
+def learning_rate_scale(name: str, params: list[Parameter], layer_decay: float) -> float:
+    """layer_decay to the power of a parameter's distance from the head (Bao et al. 2022, "BEiT", app. H).
+
+    The embeddings are layer 0, the blocks 1 to depth, the last norm and the head depth + 1.
+    """
+    depth = 1 + max((block_of(param.name) for param in params), default=-1)
+    if name.startswith("blocks."):
+        layer = block_of(name) + 1
+    else:
+        layer = 0 if name.startswith("patch_embed.") or name.endswith(("_token", "pos_embed")) else depth + 1
+    return layer_decay ** (depth + 1 - layer)
+
+
+def block_of(name: str) -> int:
+    """The block that a parameter belongs to, -1 for none."""
+    return int(name.split(".")[1]) if name.startswith("blocks.") else -1
+
+
+def trainable(params: list[Parameter], tune: str | int) -> list[Parameter]:
+    """The parameters that learn: "all", those of the "head", or of the last `tune` blocks and what follows them."""
+    if isinstance(tune, str):
+        return [param for param in params if tune == "all" or param.name.startswith(("head.", "head_dist."))]
+    first = max(0, 1 + max(block_of(param.name) for param in params) - tune)
+    after = ("norm.", "fc_norm.", "head.", "head_dist.")
+    return [param for param in params if param.name.startswith(after) or block_of(param.name) >= first]
+
+
+adam = ops.Adam()
+update = ops.MultitypeFuncGraph("update")
+
+
+@update.register("Tensor", "Tensor", "Tensor", "Number", "Number", "Tensor", "Bool",
+                 "Tensor", "Tensor", "Tensor", "Number", "Number", "Tensor")
+def _update(beta1_power, beta2_power, base_lr, beta1, beta2, eps, decoupled,
+            param, moment1, moment2, scale, decay, gradient):
+    lr = base_lr * scale
+    if decay != 0.0:
+        if decoupled:
+            ops.assign(param, param * (1 - lr * decay))
+        else:
+            gradient = gradient + decay * param
+    return adam(param, moment1, moment2, beta1_power, beta2_power, lr, beta1, beta2, eps, gradient)[0]
+
+
+class Adam(nn.Cell):
+    """Updates `params` by their gradients, a tuple in the same order.
+
+    learning_rates: one for each step, float32 [steps]; past the end the last one holds.
+    layer_decay: each block learns by this factor less than the one after it; see learning_rate_scale.
+    decoupled: True shrinks weights by lr * weight_decay (AdamW), False adds weight_decay * w to gradients (Adam).
+
+    State: `step` int32 [1]; `lr_scale` float32 [1], a factor of every rate; each parameter's first and second moment.
+    """
+
+    def __init__(self, params: list[Parameter], learning_rates: np.ndarray, *,
+                 betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0,
+                 decoupled: bool = True, layer_decay: float = 1.0):
+        super().__init__(auto_prefix=False)
+        self.params = ParameterTuple(params)
+        self.moment1 = self.params.clone(prefix="moment1", init="zeros")
+        self.moment2 = self.params.clone(prefix="moment2", init="zeros")
+        self.step = Parameter(Tensor([0], ms.int32), name="step")
+        self.lr_scale = Parameter(Tensor([1], ms.float32), name="lr_scale")
+        self.learning_rates = Tensor(learning_rates, ms.float32)
+        self.last = len(learning_rates) - 1
+        self.beta1, self.beta2 = betas
+        self.eps = eps
+        self.scales = tuple(learning_rate_scale(param.name, params, layer_decay) for param in params)
+        self.decay = tuple(weight_decay if decays(param) else 0.0 for param in params)
+        self.decoupled = decoupled
+
+    def state(self) -> list[Parameter]:
+        """All that a resumed run needs."""
+        return [self.step, self.lr_scale, *self.moment1, *self.moment2]
+
+    def construct(self, gradients):
+        base_lr = (self.learning_rates[ops.minimum(self.step, self.last)] * self.lr_scale).reshape(())
+        t = (self.step + 1).astype(ms.float32).reshape(())
+        beta1_power = ops.pow(Tensor(self.beta1, ms.float32), t)
+        beta2_power = ops.pow(Tensor(self.beta2, ms.float32), t)
+        # The kernel divides by sqrt(v) + eps before the bias correction, PyTorch and the paper after it.
+        eps = self.eps * ops.sqrt(1 - beta2_power)
+
+        rule = ops.partial(update, beta1_power, beta2_power, base_lr, self.beta1, self.beta2, eps, self.decoupled)
+        done = hyper_map(rule, self.params, self.moment1, self.moment2, self.scales, self.decay, gradients)
+        return ops.depend(ops.assign(self.step, self.step + 1), done)

@@ -1,0 +1,102 @@
+"""What is exported: a network, its arguments and weights, and its preprocessing in other libraries' words."""
+
+import ast
+import inspect
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ms_vit.data.operations import Preprocessing, literal
+from ms_vit.errors import UsageError
+from ms_vit.models.vit import ViT, pair
+from ms_vit.weights.files import METADATA_KEY, ModelSpec
+
+INTERPOLATIONS = {"LINEAR": "bilinear", "BILINEAR": "bilinear", "BICUBIC": "bicubic", "PILCUBIC": "bicubic"}
+MINDSPORE_DEFAULT = "LINEAR"
+CROPPED = ["Decode", "Resize", "CenterCrop", "Normalize", "HWC2CHW"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network and what goes with it."""
+
+    net: ViT
+    spec: ModelSpec
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The weights, float32, under timm's names."""
+        return {parameter.name: parameter.asnumpy() for parameter in self.net.get_parameters()}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Every argument of ViT, those that the spec leaves at their defaults included."""
+        parameters = inspect.signature(ViT.__init__).parameters.values()
+        defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
+        config = defaults | self.spec.config
+        config["head_dim"] = config["head_dim"] or config["dim"] // config["num_heads"]
+        config["class_token"] = config["class_token"] or config["pool"] == "cls"
+        return config
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an input, in pixels."""
+        return self.config["channels"], *pair(self.config["image_size"])
+
+    @property
+    def padded(self) -> bool:
+        """Whether the images' sides are no multiples of the patch's."""
+        return any(side % self.config["patch_size"] for side in self.image_shape[1:])
+
+    def to_config(self) -> dict[str, Any]:
+        """The spec as an entry for another library's config.json, where its own keys can't say everything."""
+        return {METADATA_KEY: asdict(self.spec)}
+
+
+def refuse(library: str, faults: dict[str, bool]) -> None:
+    """Raises UsageError with the first of `faults` that holds."""
+    for fault, holds in faults.items():
+        if holds:
+            raise UsageError(f"{library}'s ViT has no {fault}, which this one has; "
+                             "--format onnx and --format safetensors take every ViT")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Resize, then crop to the model's size, as other libraries describe it.
+
+    resize: what a picture is resized to, (height, width), or by one number the shorter side, in pixels.
+    crop_pct: the crop's share of that, so that int(size / crop_pct) is the side. interpolation: bilinear or bicubic.
+    """
+
+    resize: int | tuple[int, int]
+    crop_pct: float
+    interpolation: str
+
+
+def pictures(preprocessing: Preprocessing) -> Pictures | None:
+    """A preprocessing in other libraries' words; None where it is more than decode, resize, crop, normalise.
+
+    Pictures come out the same, but for a crop whose margin is odd: torchvision rounds its place otherwise, by a pixel.
+    """
+    steps: dict[str, dict[str, ast.expr]] = {}
+    for text in preprocessing.transforms:
+        call = ast.parse(text.strip(), mode="eval").body
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name):
+            words = dict(zip(("size", "interpolation"), call.args, strict=False))
+            steps[call.func.id] = words | {word.arg: word.value for word in call.keywords if word.arg}
+    if list(steps) not in (CROPPED, [name for name in CROPPED if name != "CenterCrop"]):
+        return None
+    size, names = preprocessing.image_size, preprocessing.names
+    resized = literal(steps["Resize"]["size"], names)
+    resize = (resized[0], resized[1]) if isinstance(resized, (list, tuple)) else int(resized)
+    crop = literal(steps["CenterCrop"]["size"], names) if "CenterCrop" in steps else resize
+    member = steps["Resize"].get("interpolation")
+    interpolation = INTERPOLATIONS.get(member.attr if isinstance(member, ast.Attribute) else MINDSPORE_DEFAULT)
+    if interpolation is None or (crop != size if "CenterCrop" in steps else crop != (size, size)):
+        return None
+    side = resize[0] if isinstance(resize, tuple) else resize
+    shares = (preprocessing.crop_pct, size / side, math.nextafter(size / side, 0))
+    return Pictures(resize, next(share for share in shares if int(size / share) == side), interpolation)
