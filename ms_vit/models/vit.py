@@ -86,6 +86,8 @@ class Attention(nn.Cell):
     def __init__(self, dim: int, num_heads: int, *, head_dim: int | None = None, dropout: float = 0.0,
                  attention_dropout: float = 0.0):
         super().__init__()
+        if head_dim is None and dim % num_heads:
+            raise ValueError(f"width {dim} can't be split into {num_heads} heads; give head_dim")
         head_dim = head_dim or dim // num_heads
         self.qkv = dense(dim, 3 * num_heads * head_dim)
         self.attend = kernels.Attend(num_heads, head_dim, attention_dropout)
