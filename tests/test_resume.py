@@ -85,7 +85,8 @@ def stop_at(step: int, monkeypatch) -> None:
     ended = Trainer.on_train_step_end
 
     def end(trainer, context):
-        if trainer.state.step + trainer.unseen == step - 1:     # this is the step after it
+        taken = context.original_args().cur_step_num - trainer.before
+        if trainer.state.step + trainer.unseen + taken == step:
             trainer.stop.number = signal.SIGTERM
         ended(trainer, context)
 

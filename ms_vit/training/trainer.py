@@ -147,6 +147,7 @@ class Trainer(Callback):
             average=Average(self.net, self.averaged, train.ema) if self.averaged else None,
             seed=self.world.seed(train.seed), reducer=self.world.reducer(learning),
             recent=min(train.log_every, MOST_RECENT))
+        self.model = Model(self.step)
         self.state_dicts = {MODEL: self.net.parameters_dict(), OPTIMIZER: self.step.state()}
         if self.averaged:
             self.state_dicts[AVERAGE] = dict(zip(self.state_dicts[MODEL], self.averaged.get_parameters(), strict=True))
@@ -240,9 +241,9 @@ class Trainer(Callback):
         pipeline = self.batches.epoch(self.state.epoch, skip=self.done)
         sink = sink_size(self.device, left, self.step.recent.steps)
         if sink:
-            Model(self.step).train(left // sink, pipeline, callbacks, dataset_sink_mode=True, sink_size=sink)
+            self.model.train(left // sink, pipeline, callbacks, dataset_sink_mode=True, sink_size=sink)
         else:
-            Model(self.step).train(1, pipeline, callbacks, dataset_sink_mode=False)
+            self.model.train(1, pipeline, callbacks, dataset_sink_mode=False)
 
     def on_train_begin(self, run_context: Any) -> None:
         self.before = 0                 # steps of this call of Model.train that were counted
@@ -253,8 +254,9 @@ class Trainer(Callback):
         self.throughput.taken(number - self.before)
         self.unseen += number - self.before
         self.before = number
-        if self.unseen >= self.step.recent.steps or self.state.step + self.unseen == (self.state.epoch + 1) * \
-                self.batches.steps or (self.state.step + self.unseen) % self.recipe.train.log_every == 0:
+        step = self.state.step + self.unseen
+        if self.unseen >= self.step.recent.steps or step % self.recipe.train.log_every == 0 or \
+                step % self.batches.steps == 0:
             self.look()
         elif self.world.size > 1:       # processes agree where all of them look
             return
@@ -368,8 +370,8 @@ class Trainer(Callback):
     def finish(self) -> Training:
         """Draws the curves, and says what the run came to. Raises DataError where its last checkpoint is missing."""
         if self.save_failed:
-            raise DataError(f"the last checkpoint of {self.run} couldn't be written: {self.save_failed}. Mend that, and "
-                            f"the same command goes on from {self.checkpoints.newest()}")
+            raise DataError(f"the last checkpoint of {self.run} couldn't be written: {self.save_failed}. Mend that, "
+                            f"and the same command goes on from {self.checkpoints.newest()}")
         if self.seconds:
             say(f"training waited for data {100 * self.data_wait.share():.1f} % of the time, and saving took "
                 f"{100 * self.saving_seconds / self.seconds:.1f} %")
