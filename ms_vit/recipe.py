@@ -14,11 +14,16 @@ from typing import Any, Literal, Optional
 import yaml
 
 from ms_vit import schema
+from ms_vit.data.folder import images_in
+from ms_vit.data.images import typical_side
 from ms_vit.errors import UsageError
 from ms_vit.models.config import KEYS, SHARES, ViTConfig, configure, named
+from ms_vit.progress import say
 
 RECIPES = Path(__file__).parent / "recipes"
 DEFAULT_MODEL = "vit_tiny_patch16_224"
+DEFAULT = "default"     # the recipe of who names none
+SMALL_SIDE = 64         # pixels: such images are no photos
 
 # What a number may be, by key: a test that NaN fails, too, and its words.
 COUNT = (lambda value: 1 <= value <= 1_000_000, "must be at least 1 and at most 1,000,000")
@@ -97,7 +102,8 @@ class Named:
     """The network: a size by its name or a file of weights, and what is to be another than there.
 
     Args:
-        name: vit_{tiny,small,base,large}_patch{8,14,16,32}_SIZE; as the weights tell, where not given, or the first.
+        name: vit_{tiny,small,base,large}_patch{8,14,16,32}_SIZE; where not given, what the weights are, or without these
+            vit_tiny_patch16_224.
         weights: file of any format to start from.
     """
 
@@ -243,14 +249,20 @@ class Recipe:
 
     @classmethod
     def load(cls, name_or_file: str | Path, changes: dict[str, Any] | None = None) -> "Recipe":
-        """A recipe by its published name or its file, with `changes` by dotted keys, e.g. {"train.epochs": 3}."""
-        path = recipe_file(name_or_file)
-        values = schema.flatten(schema.read_yaml(path), cls, str(name_or_file))
-        known = schema.keys_of(cls)
-        for key in changes or {}:
+        """A recipe by its published name or its file, with `changes` by dotted keys, e.g. {"train.epochs": 3}.
+
+        "default" is what suits the images and the weights that `changes` name, and tells of its choices.
+        """
+        changes, known = changes or {}, schema.keys_of(cls)
+        for key in changes:
             if key not in known:
                 raise UsageError(schema.unknown_key(key, known, "the changes to the recipe"))
-        recipe = schema.build(cls, nest(values | (changes or {})), str(name_or_file))
+        chosen = default_recipe(changes) if name_or_file == DEFAULT else name_or_file
+        values = schema.flatten(schema.read_yaml(recipe_file(chosen)), cls, str(chosen))
+        if name_or_file == DEFAULT:
+            told = ", ".join(f"{key} {value}" for key, value in values.items() if key not in changes)
+            say(f"by the recipe {chosen}: {told}")
+        recipe = schema.build(cls, nest(values | changes), str(chosen))
         recipe.validate()
         return recipe
 
@@ -272,6 +284,15 @@ class Recipe:
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.as_dict(), sort_keys=False, width=120)
+
+
+def default_recipe(changes: dict[str, Any]) -> str:
+    """The published recipe for who names none: by whether there are weights to start from, else by the images' size."""
+    if changes.get("model.weights"):
+        return "default-finetune"
+    given = {key.removeprefix("data."): value for key, value in changes.items() if key in ("data.name", "data.root")}
+    data = Data(**given | ({"root": Path(given["root"])} if "root" in given else {})).folder
+    return "default-small" if typical_side(images_in(data)) <= SMALL_SIDE else "default-photos"
 
 
 def recipe_file(name_or_file: str | Path) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_vit import cli, signals
-from ms_vit.recipe import Recipe
+from ms_vit.recipe import DEFAULT, Recipe
 from ms_vit.training.outcome import Training
 
 
@@ -27,16 +27,18 @@ def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Trainin
 
 
 def arguments(parser: Any) -> None:
-    parser.add_argument("--recipe", type=str, required=True, help="name of a published recipe, or a .yaml file")
-    parser.add_argument("--run", type=str, help="run folder (default: runs/RECIPE)")
+    parser.add_argument("--recipe", type=str, help="name of a published recipe, or a .yaml file (default: what suits "
+                                                   "the images and the weights)")
+    parser.add_argument("--run", type=str, help="run folder (default: runs/RECIPE, or without one runs/DATA)")
     parser.add_argument("--device", type=str, help="CPU, GPU or Ascend (default: what MindSpore finds)")
     parser.add_class_arguments(Recipe)
 
 
 def call(given: dict[str, Any]) -> Training:
-    recipe, device = given.pop("recipe"), given.pop("device", None)
-    run = given.pop("run", None) or Path("runs") / Path(recipe).stem
-    return train(Recipe.load(recipe, flatten(given)), run, device)
+    name, run, device = given.pop("recipe", DEFAULT), given.pop("run", None), given.pop("device", None)
+    recipe = Recipe.load(name, flatten(given))
+    title = recipe.data.folder.name if name == DEFAULT else Path(name).stem
+    return train(recipe, run or Path("runs") / title, device)
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
