@@ -9,8 +9,10 @@ from PIL import Image
 from ms_vit.data.images import read_image
 from ms_vit.data.labels import Labels
 from ms_vit.data.memory import memory_share, size_in_memory
-from ms_vit.data.operations import Preprocessing, operation
+from ms_vit.data import operations
+from ms_vit.data.operations import Name, Operation, parse
 from ms_vit.data.pipeline import Batches, naming_bad_images, numpy_batches
+from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.errors import DataError, UsageError
 from ms_vit.recipe import Augment
 
@@ -198,7 +200,7 @@ def test_images_are_decoded_as_the_first_epoch_wants_them(tmp_path):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "cat" / f"{number:03d}.png")
     made = Batches(tmp_path, LABELS, preprocessing(), batch_size=1, training=True, keep=MUCH)
     next(numpy_batches(made.epoch()))
-    assert sum(row is not None for row in made.kept.rows) < 100
+    assert sum(row is not None for row in made.cache.rows) < 100
 
 
 @pytest.mark.parametrize(("transforms", "once", "each"), [
@@ -211,6 +213,9 @@ def test_images_are_decoded_as_the_first_epoch_wants_them(tmp_path):
     (BY_PILLOW, 3, BY_PILLOW[3:]),
     (["Decode(to_pil=True)", "RandomHorizontalFlip()", "HWC2CHW()"], 0,
      ["Decode(to_pil=True)", "RandomHorizontalFlip()", "HWC2CHW()"]),
+    ([" Decode( True)", "Grayscale(3)", "HWC2CHW()"], 0, ["Decode(True)", "Grayscale(3)", "HWC2CHW()"]),
+    (["Decode()", "RandomApply([RandomRotation(10)], 0.3)", "HWC2CHW()"], 1,
+     ["RandomApply([RandomRotation(10)], 0.3)", "HWC2CHW()"]),
 ])
 def test_what_never_varies_is_done_once(transforms, once, each):
     first, rest = preprocessing(transforms).split()
@@ -314,9 +319,97 @@ def test_an_empty_or_missing_folder_is_told(tmp_path):
 
 
 def test_an_operation_is_read_from_its_text():
-    assert isinstance(operation("RandomHorizontalFlip(0.25)", NAMES), vision.RandomHorizontalFlip)
-    resize = operation("Resize((image_size, 8), Inter.NEAREST)", NAMES)
+    assert isinstance(parse("RandomHorizontalFlip(0.25)").build(NAMES), vision.RandomHorizontalFlip)
+    resize = parse("Resize((image_size, 8), Inter.NEAREST)").build(NAMES)
     assert resize(np.zeros((4, 4, 3), np.uint8)).shape == (32, 8, 3)
+
+
+@pytest.mark.parametrize("text", [
+    "RandomApply([RandomRotation(10)], 0.3)", "RandomChoice([RandomRotation(10), Compose([HorizontalFlip()])])",
+    "AutoAugment(AutoAugmentPolicy.IMAGENET, Inter.BICUBIC)", "ConvertColor(ConvertMode.COLOR_BGR2RGB)",
+    "RandomOrder([RandomRotation(90), RandomHorizontalFlip(0.5)])", "Pad((1, 2), (0, 0, 0), Border.CONSTANT)",
+    "RandomSelectSubpolicy([[(RandomRotation(10), 0.5), (RandomVerticalFlip(), 1)]])", "RandomErasing(value='random')"])
+def test_a_parsed_operation_gives_its_text_and_does_something(text):
+    parsed = parse(text)
+    assert str(parsed) == text and parse(f"  {text} ") == parsed
+    assert parsed.build(NAMES)(np.zeros((3, 40, 3), np.uint8)).shape[2] == 3
+
+
+def test_names_and_members_are_parsed_once_and_bound_when_built():
+    resize = parse("Resize(interpolation=Inter.CUBIC, size=resize_size)")
+    assert resize == Operation("Resize", keywords={"interpolation": vision.Inter.BICUBIC, "size": Name("resize_size")})
+    assert parse("Resize(resize_size, Inter.CUBIC)").given() == resize.given()
+    assert {resize.build(NAMES | {"resize_size": size})(np.zeros((9, 9, 3), np.uint8)).shape[0]
+            for size in (4, 5)} == {4, 5}
+
+
+@pytest.fixture
+def ours():
+    """The registry of operations, which is as it was afterwards."""
+    before = dict(operations.OURS.entries)
+    yield operations
+    operations.OURS.entries = before
+
+
+def test_an_operation_of_ones_own_is_one_entry(ours, photos):
+    @ours.register("Invert")
+    def invert(white: int = 255):
+        return lambda pixels: white - pixels
+
+    plain = ["Decode()", "CenterCrop(image_size)"]
+    rest = ["Normalize(mean, std)", "HWC2CHW()"]
+    preprocessing([*plain, "Invert(white=255)", *rest]).check()
+    one, other = (batches(photos, training=True, transforms=[*plain, *each, *rest], keep=MUCH)
+                  for each in (["Invert()"], ["Invert(255)"]))
+    assert equal(one, other) and not equal(one, batches(photos, training=True, transforms=[*plain, *rest]))
+    with pytest.raises(UsageError, match='no operation "Invrt"; did you mean "Invert"'):
+        parse("Invrt()")
+
+
+@pytest.mark.parametrize("varied", [
+    "RandomApply([RandomRotation(90)], 0.5)", "RandomOrder([RandomRotation(90), RandomHorizontalFlip(1.0)])",
+    "RandomErasing(1.0)", "RandomApply([RandomErasing(1.0)], 0.9)", "RandomPerspective(0.5, 1.0)"])
+@pytest.mark.parametrize("keep", [0, MUCH])
+def test_composed_operations_and_those_in_python_draw_the_same_from_a_seed_and_another_for_each_image(
+        varied, keep, tmp_path):
+    (tmp_path / "cat").mkdir()
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
+    for number in range(24):
+        picture.save(tmp_path / "cat" / f"{number}.png")
+    before, after = {"E": (["ToTensor()"], []), "P": (["ToPIL()"], ["ToTensor()"])}.get(
+        "E" if "Erasing" in varied else "P" if "Perspective" in varied else "", ([], ["Normalize(mean, std)", "HWC2CHW()"]))
+    transforms = ["Decode()", "CenterCrop(image_size)", *before, varied, *after]
+    preprocessing(transforms).check()
+    one, *others = (batches(tmp_path, training=True, transforms=transforms, keep=keep, seed=3) for _ in range(4))
+    assert all(equal(one, other) for other in others)
+    images = np.concatenate([images for images, _ in one])
+    assert len({image.tobytes() for image in images}) > 6
+
+
+def test_images_may_be_wider_than_high(photos):
+    transforms = ["Decode()", "Resize(resize_size)", "CenterCrop(image_size)", "Normalize(mean, std)", "HWC2CHW()"]
+    wide = Preprocessing(transforms=transforms, image_size=[24, 48], crop_pct=0.5)
+    wide.check()
+    assert wide.names | {"mean": 0, "std": 0} == {"image_size": (24, 48), "resize_size": (48, 96), "mean": 0, "std": 0}
+    made = Batches(photos, LABELS, wide, batch_size=13, training=False)
+    assert next(numpy_batches(made.epoch()))[0].shape == (13, 3, 24, 48)
+    with pytest.raises(UsageError, match=r"not float32 \(3, 24, 47\)"):
+        Preprocessing(transforms=[*transforms[:2], "CenterCrop((24, 48))", *transforms[3:]], image_size=(24, 47)).check()
+
+
+@pytest.mark.parametrize("transforms", [
+    ["Decode()", "CenterCrop(image_size)", "Normalize(mean, std)", "HWC2CHW()"],
+    ["RandomCropDecodeResize(image_size, scale=(1, 1), ratio=(1, 1))", "Normalize(mean, std)", "HWC2CHW()"],
+    ["Decode(True)", "Resize((image_size, image_size), Inter.BICUBIC)", "Normalize(mean, std)", "HWC2CHW()"]])
+def test_a_picture_that_is_decoded_already_is_prepared_as_its_file(transforms, tmp_path):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8))
+    picture.save(tmp_path / "a.png")
+    made = preprocessing(transforms)
+    made.check()
+    pixels = np.fromfile(tmp_path / "a.png", np.uint8)
+    for each in made.operations():
+        pixels = each(pixels)
+    assert (made.apply(made.operations(), picture) == pixels).all()
 
 
 @pytest.mark.parametrize(("text", "says"), [
@@ -330,8 +423,18 @@ def test_an_operation_is_read_from_its_text():
     ("Resize(8, Inter.SHARP)", "Resize"),
     ("Inter(3)", "has no operation"),
     ("os(3)", "has no operation"),
+    ("AutoAugment(AutoAugmentPolicy.IMAGNET)", "AutoAugmentPolicy has no IMAGNET; there are IMAGENET, CIFAR10, SVHN"),
+    ("RandomApply([RandomRotatio(10)])", r'"RandomApply\(\[RandomRotatio\(10\)\]\)" can\'t be: .*did you mean "Random'),
+    ("RandomApply([RandomRotation(-1)])", r'"RandomRotation\(-1\)" can\'t be'),
+    ("RandomApply([Pad(99999)])", "too large a number"),
+    ("Compose([" * 5 + "HWC2CHW()" + "])" * 5, "deeper in one another than 4"),
+    ("RandomOrder([" + "HorizontalFlip(), " * 6 + "])", "1 to 5 operations, not 6"),
+    ("VideoDecoder('a.mp4')", "has no operation"),
+    ("HWC2CHW(**{})", "gives no arguments"),
+    ("Resize({1: 2})", "Resize"),
+    ("Resize(" + "-" * 900 + "1)", "Resize"),
 ])
 def test_a_text_that_is_no_operation_gets_one_line_and_runs_nothing(text, says):
     with pytest.raises(UsageError, match=says) as error:
-        operation(text, NAMES)
+        parse(text).build(NAMES)
     assert "\n" not in str(error.value)

@@ -14,7 +14,8 @@ from mindspore.dataset import transforms
 from ms_vit.data.folder import IMAGE_EXTENSIONS, class_folders, indexed, scan
 from ms_vit.data.labels import Labels
 from ms_vit.data.memory import ImageCache, size_in_memory
-from ms_vit.data.operations import Preprocessing
+from ms_vit.data.operations import draws_in_python
+from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.device import cpu_count
 from ms_vit.errors import DataError
 from ms_vit.progress import say
@@ -108,7 +109,7 @@ class Batches:
         ds.config.set_prefetch_size(READY)
         images = self.from_memory(order) if self.fit else self.from_files(order)
         operations = (self.each if self.fit else self.whole).operations()
-        images = images.map(operations, "image", num_parallel_workers=self.workers)
+        images = images.map(operations, "image", num_parallel_workers=1 if draws_in_python(operations) else self.workers)
         images = images.map(transforms.TypeCast(ms.int32), "label", num_parallel_workers=1)
         images = images.batch(self.batch_size, drop_remainder=self.training, num_parallel_workers=1)
         return images.skip(skip) if skip else images

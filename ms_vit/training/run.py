@@ -15,7 +15,7 @@ from ms_vit.caches import graph_cache
 from ms_vit.data.inspection import unreadable
 from ms_vit.data.labels import labels_for
 from ms_vit.data.memory import memory_share
-from ms_vit.data.operations import Preprocessing
+from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.data.pipeline import Batches, naming_bad_images, numpy_batches
 from ms_vit.device import amp_level, cpu_count, use_device
 from ms_vit.errors import DataError, UsageError

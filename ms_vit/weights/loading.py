@@ -11,7 +11,7 @@ from mindspore import Parameter
 
 from ms_vit import limits
 from ms_vit.data.labels import Labels
-from ms_vit.data.operations import Preprocessing
+from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.errors import DataError, UsageError
 from ms_vit.models.config import check_config, model_config, weights_of
 from ms_vit.models.kernels import Gelu, LayerNorm
