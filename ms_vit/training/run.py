@@ -14,9 +14,10 @@ from mindspore.train import Callback, Model
 from ms_vit.caches import graph_cache
 from ms_vit.data.inspection import unreadable
 from ms_vit.data.labels import labels_for
+from ms_vit.data.layout import find_layout
 from ms_vit.data.memory import memory_share
-from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.data.pipeline import Batches, naming_bad_images, numpy_batches
+from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.device import amp_level, cpu_count, use_device
 from ms_vit.errors import DataError, UsageError
 from ms_vit.inference.engines import on_mindspore
@@ -58,6 +59,10 @@ def carry_out_in(run: Path, recipe: Recipe, folder: Path, device: str, stop: Sto
     changed = changes(run, recipe)
     ms.set_seed(recipe.train.seed)
 
+    layout = find_layout(folder, recipe.data.holdout)
+    for line in layout.said:
+        say(line)
+
     # --- what is trained: the recipe's model, from weights where it names some, for the folder's classes
     weights = recipe.model.weights
     pretrained = read_pretrained(weights) if weights else None
@@ -76,12 +81,13 @@ def carry_out_in(run: Path, recipe: Recipe, folder: Path, device: str, stop: Sto
     batch_size = recipe.train.batch_size
     how: dict[str, Any] = {"batch_size": batch_size, "workers": workers(recipe, state),
                            "keep": memory_share() if recipe.train.epochs > 1 else 0,
-                           "leave_out": unreadable(folder, run) if recipe.data.bad_images == "skip" else ()}
-    batches = Batches(folder / "train", labels, replace(spec.preprocessing, transforms=recipe.augment.train),
+                           "leave_out": (unreadable(folder, run, layout.files())
+                                         if recipe.data.bad_images == "skip" else ())}
+    batches = Batches(layout.train, labels, replace(spec.preprocessing, transforms=recipe.augment.train),
                       training=True, seed=recipe.train.seed, **how)
-    validation = Batches(folder / "val", labels, spec.preprocessing, training=False, **how)
+    validation = Batches(layout.val, labels, spec.preprocessing, training=False, **how)
     if state.images not in ("", batches.fingerprint):
-        raise DataError(f"{folder / 'train'} has other images than when {run} was begun; bring those back, or give "
+        raise DataError(f"{layout.train.folder} has other images than when {run} was begun; bring those back, or give "
                         "another --run")
     state.workers, state.images = batches.workers, batches.fingerprint
 
@@ -198,7 +204,7 @@ def until(stop: Stop, batches: Iterator[Any]) -> Iterator[Any]:
 
 def data_folder(recipe: Recipe) -> Path:
     folder = recipe.data.folder
-    if not (folder / "train").is_dir() or not (folder / "val").is_dir():
+    if not folder.is_dir():
         raise UsageError(f'no folder {recipe.data.root / recipe.data.name} with train/ and val/; run '
                          f'"ms-vit download {recipe.data.name}", or give the path of your own by --data.name')
     return folder
