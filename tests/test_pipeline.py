@@ -13,6 +13,7 @@ from ms_vit.data.memory import memory_share, size_in_memory
 from ms_vit.data.operations import Name, Operation, parse
 from ms_vit.data.pipeline import Batches, naming_bad_images, numpy_batches
 from ms_vit.data.preprocessing import Preprocessing
+from ms_vit.distributed import World
 from ms_vit.errors import DataError, UsageError
 from ms_vit.recipe import Augment
 
@@ -110,6 +111,57 @@ def test_files_that_are_left_out_are_in_no_batch_and_in_no_others_place(photos):
     for epoch in range(3):
         seen = [file for batch in range(3) for file in made.files_of(epoch, batch)]
         assert len(set(seen)) == len(seen) == 11 and not set(seen) & set(bad)
+
+
+@pytest.mark.parametrize("keep", [0, MUCH])
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_parts_of_all_processes_are_the_batch_of_a_single_one(photos, size, keep):
+    options = {"batch_size": 6, "training": True, "seed": 3, "keep": keep, "workers": 2}
+    single = Batches(photos, LABELS, preprocessing(), **options)
+    ranks = [Batches(photos, LABELS, preprocessing(), world=World(rank, size), **options) for rank in range(size)]
+    assert {(rank.steps, len(rank), rank.fingerprint) for rank in ranks} == {(2, 13, single.fingerprint)}
+    for epoch in range(3):
+        whole = list(numpy_batches(single.epoch(epoch)))
+        parts = [list(numpy_batches(rank.epoch(epoch))) for rank in ranks]
+        for step in range(2):
+            assert all(len(part[step][1]) == 6 // size for part in parts)
+            assert equal([whole[step]], [tuple(np.concatenate(both) for both in zip(*(part[step] for part in parts),
+                                                                                   strict=True))])
+            assert {file for rank in ranks for file in rank.files_of(epoch, step)} == set(single.files_of(epoch, step))
+    skipped = list(numpy_batches(ranks[1].epoch(2, skip=1)))
+    assert equal(skipped, parts[1][1:])
+
+
+@pytest.mark.parametrize("keep", [0, MUCH])
+@pytest.mark.parametrize("size", [2, 3, 4, 6])
+def test_each_image_is_evaluated_by_one_process(photos, size, keep):
+    made = [Batches(photos, LABELS, preprocessing(), batch_size=12, training=False, keep=keep, world=World(rank, size))
+            for rank in range(size)]
+    found = [list(numpy_batches(rank.epoch())) for rank in made]
+    assert [len(batches) for batches in found] == [rank.steps for rank in made]
+    assert max(len(labels) for batches in found for _, labels in batches) <= 12 // size
+    images = [image.tobytes() for batches in found for part, _ in batches for image in part]
+    expected = [image.tobytes() for part, _ in batches(photos, training=False) for image in part]
+    assert len(images) == 13 and sorted(images) == sorted(expected)
+
+
+def test_processes_augment_otherwise_and_the_first_as_a_single_one(photos):
+    order = Batches.own_order
+    draws = ["Decode()", "CenterCrop(image_size)", "RandomRotation(90)", "Normalize(mean, std)", "HWC2CHW()"]
+    made = [Batches(photos, LABELS, preprocessing(draws), batch_size=4, training=True, world=World(rank, 2))
+            for rank in range(2)]
+    alone = Batches(photos, LABELS, preprocessing(draws), batch_size=2, training=True)
+    for each in (*made, alone):     # the same images, so that only draws may differ
+        each.own_order = lambda epoch, made=made[0]: order(made, epoch)
+    first, second, single = (list(numpy_batches(each.epoch(1))) for each in (*made, alone))
+    assert equal(first, single) and not equal(first, second)
+
+
+def test_processes_that_cannot_share_are_told(photos):
+    with pytest.raises(UsageError, match="3 processes can't share batches of 4 images equally; set train"):
+        Batches(photos, LABELS, preprocessing(), batch_size=4, training=True, world=World(0, 3))
+    with pytest.raises(DataError, match="has 13 images, fewer than there are processes, 16; start fewer"):
+        Batches(photos, LABELS, preprocessing(), batch_size=16, training=False, world=World(0, 16))
 
 
 @pytest.mark.parametrize("harm", [

@@ -104,13 +104,14 @@ class Preprocessing:
     def apply(self, operations: list[Any], image: Image.Image) -> np.ndarray:
         """What `operations`, these, make of a picture that is decoded already: [3, H, W] float32."""
         first = self.parsed[0]
-        if first.name != "Decode":      # it wants a file
-            operations, pixels = [None, *operations], encoded(image)
-        else:
-            pixels = image if decodes_to_pillow(first) else np.asarray(image)
-        for each in operations[1:]:
-            pixels = each(pixels)
-        return pixels
+        made: Any
+        if first.name == "Decode":
+            made, operations = image if decodes_to_pillow(first) else np.asarray(image), operations[1:]
+        else:       # it wants a file
+            made = encoded(image)
+        for each in operations:
+            made = each(made)
+        return made
 
 
 def decodes_to_pillow(operation: Operation) -> bool:

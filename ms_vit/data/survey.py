@@ -45,7 +45,7 @@ class File:
 
 
 def splits_of(folder: Path) -> dict[str, str]:
-    """The labelled splits of a data folder and where each lies below it: {"train": "train", ...}, {"all": ""} if flat."""
+    """The labelled splits of a data folder, and where each lies below it; of a flat one {"all": ""}."""
     splits = {name: name for name in SPLITS if (folder / name).is_dir()}
     return splits or ({FLAT: ""} if folder.is_dir() and flat_classes(folder) else {})
 

@@ -77,14 +77,16 @@ class Pictures:
 
 
 def pictures(preprocessing: Preprocessing) -> Pictures | None:
-    """A preprocessing in other libraries' words; None where it is more than decode, resize, crop, normalise.
+    """A preprocessing in other libraries' words; None where it is more than decode, resize, crop (square), normalise.
 
     Pictures come out the same, but for a crop whose margin is odd: torchvision rounds its place otherwise, by a pixel.
     """
     steps = {operation.name: operation for operation in preprocessing.parsed}
-    if list(steps) not in (CROPPED, [name for name in CROPPED if name != "CenterCrop"]):
+    size, names = preprocessing.image_size, preprocessing.names
+    listed = [operation.name for operation in preprocessing.parsed]
+    if listed not in (CROPPED, [name for name in CROPPED if name != "CenterCrop"]) or not isinstance(size, int):
         return None
-    size, names, given = preprocessing.image_size, preprocessing.names, steps["Resize"].given()
+    given = steps["Resize"].given()
     resized = bound(given["size"], names)
     resize = (resized[0], resized[1]) if isinstance(resized, (list, tuple)) else int(resized)
     crop = bound(steps["CenterCrop"].given()["size"], names) if "CenterCrop" in steps else resize
