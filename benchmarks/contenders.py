@@ -82,7 +82,7 @@ def ours(job: Job) -> Running:
     from ms_vit.training.step import TrainStep
 
     use_device("CPU")
-    net = ViT(**asdict(job.shape))
+    net = ViT(job.shape)
 
     def train_step():
         optimizer = Adam(net.trainable_params(), np.array([LEARNING_RATE], np.float32), weight_decay=WEIGHT_DECAY)
@@ -158,9 +158,9 @@ def write_onnx(job: Job, path: Path) -> int:
     from ms_vit.weights.exports import Source, exporter
     from ms_vit.weights.files import ModelSpec
 
-    net = ViT(**asdict(job.shape))
+    net = ViT(job.shape)
     names = [str(index) for index in range(job.shape.num_classes)]
-    spec = ModelSpec(config=asdict(job.shape), labels=Labels(names, names),
+    spec = ModelSpec(config=job.shape, labels=Labels(names, names),
                      preprocessing=Preprocessing(image_size=job.shape.image_size))
     exporter("onnx").write(Source(net, spec), path)
     return sum(parameter.size for parameter in net.trainable_params())

@@ -5,22 +5,15 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from ms_vit.errors import UsageError
+from ms_vit.models.config import ViTConfig
 
 Mode = Literal["train", "infer"]
 MODES = get_args(Mode)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
-    """A plain ViT with a class token; the fields are arguments of ms_vit's ViT. Sizes in pixels, sides square."""
-
-    image_size: int
-    patch_size: int
-    dim: int
-    depth: int
-    num_heads: int
-    mlp_dim: int
-    num_classes: int
+class Shape(ViTConfig):
+    """A plain ViT with a class token, on square images."""
 
     @property
     def flops(self) -> int:
@@ -30,8 +23,8 @@ class Shape:
         patches 2 N (3 P^2) D; each block: qkv 6 T D^2, scores and mix 2 T^2 D each, proj 2 T D^2, MLP 4 T D M;
         head 2 D C. Softmax, norms, GELU and sums are a per cent or two more, and are left out as is usual.
         """
-        patches = (self.image_size // self.patch_size) ** 2
-        tokens, dim = patches + 1, self.dim
+        patches, dim = self.patches, self.dim
+        tokens = patches + 1
         block = 8 * tokens * dim**2 + 4 * tokens**2 * dim + 4 * tokens * dim * self.mlp_dim
         return 6 * patches * self.patch_size**2 * dim + self.depth * block + 2 * dim * self.num_classes
 

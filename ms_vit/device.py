@@ -30,6 +30,17 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def sink_size(device: str, steps: int, most: int) -> int:
+    """How many of an epoch's `steps` a device takes on its own, the data coming to it meanwhile; 0 where it takes none.
+
+    That is MindSpore's sink mode, which the CPU lacks. The host looks at what they came to after each such number, so
+    it is at most `most`, and it divides `steps`.
+    """
+    if device == "CPU":
+        return 0
+    return max(size for size in range(1, min(steps, most) + 1) if steps % size == 0)
+
+
 def amp_level(level: str, device: str) -> str:
     """What "auto" mixed precision means on a device: float16 where it is fast."""
     if level != "auto":

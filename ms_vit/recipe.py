@@ -9,14 +9,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Optional
 
 import yaml
 
 from ms_vit import schema
 from ms_vit.errors import UsageError
+from ms_vit.models.config import KEYS, SHARES, ViTConfig, configure, named
 
 RECIPES = Path(__file__).parent / "recipes"
+DEFAULT_MODEL = "vit_tiny_patch16_224"
 
 # What a number may be, by key: a test that NaN fails, too, and its words.
 COUNT = (lambda value: 1 <= value <= 1_000_000, "must be at least 1 and at most 1,000,000")
@@ -26,8 +28,7 @@ AMOUNT = (lambda value: 0 <= value < float("inf"), "must be a number of at least
 BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("train.epochs", "train.batch_size", "train.accumulate", "train.log_every", "data.workers",
                      "checkpoint.every_epochs", "checkpoint.keep"), COUNT),
-    **dict.fromkeys(("model.dropout", "model.attention_dropout", "model.drop_path", "train.ema",
-                     "loss.label_smoothing"), SHARE),
+    **dict.fromkeys(("train.ema", "loss.label_smoothing"), SHARE),
     **dict.fromkeys(("augment.crop_pct", "optimizer.layer_decay"), PART),
     **dict.fromkeys(("augment.mixup", "optimizer.lr", "optimizer.eps", "optimizer.weight_decay", "optimizer.clip_norm",
                      "schedule.warmup_epochs", "schedule.min_lr", "checkpoint.every_minutes"), AMOUNT),
@@ -97,43 +98,42 @@ class Augment:
 
 
 @dataclass(kw_only=True)
-class Model:
-    """The network; what is not given comes from its weights or its name.
+class Named:
+    """The network: a size by its name or a file of weights, and what is to be another than there.
 
     Args:
-        name: vit_{tiny,small,base,large}_patch{8,14,16,32}_SIZE.
+        name: vit_{tiny,small,base,large}_patch{8,14,16,32}_SIZE; as the weights tell, where not given, or the first.
         weights: file of any format to start from.
-        image_size: side of the input in pixels.
-        patch_size: side of a patch in pixels.
-        dim: width of a token.
-        depth: number of blocks.
-        num_heads: attention heads.
-        mlp_dim: inner width of the MLP.
-        num_classes: classes of the head; those of the data, where not given.
-        pool: what the head sees - the class token, the mean of the patch tokens, or all of them side by side.
-        stem: channels of 3x3 convolutions ahead of the patches, each halving the image, e.g. [24, 48, 96, 192] for
-            patches of 16 pixels.
-        dropout: share dropped after positions, attention and MLP layers.
-        attention_dropout: share of attention weights dropped.
-        drop_path: stochastic depth of the last block.
-        gelu: exact as in timm, or tanh, which is faster on a CPU.
     """
 
-    name: str = "vit_tiny_patch16_224"
+    name: str | None = None
     weights: Path | None = None
-    image_size: int | None = None
-    patch_size: int | None = None
-    dim: int | None = None
-    depth: int | None = None
-    num_heads: int | None = None
-    mlp_dim: int | None = None
-    num_classes: int | None = None
-    pool: Literal["cls", "mean", "flatten"] | None = None
-    stem: tuple[int, ...] | None = None
-    dropout: float = 0.0
-    attention_dropout: float = 0.0
-    drop_path: float = 0.0
-    gelu: Literal["exact", "tanh"] | None = None
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The arguments of ViTConfig that are given."""
+        return {key: value for key in KEYS if (value := getattr(self, key)) is not None}
+
+    @property
+    def title(self) -> str:
+        return self.name or (self.weights.name if self.weights else DEFAULT_MODEL)
+
+    def configure(self, **changes: Any) -> ViTConfig:
+        """The network, where there are no weights to say more. Raises UsageError."""
+        return configure(named(self.name or DEFAULT_MODEL), **self.changes | changes)
+
+
+def section_of(config: type, base: type) -> type:
+    """A recipe's section of `base`'s fields and, each of which may be left out, those of `config`, with its help."""
+    fields = [(each.name, each.type if each.name in SHARES else Optional[each.type],       # noqa: UP045
+               field(default=each.default if each.name in SHARES else None)) for each in dataclasses.fields(config)]
+    section = dataclasses.make_dataclass("Model", fields, bases=(base,), kw_only=True)
+    section.__module__ = __name__
+    section.__doc__ = f"{(base.__doc__ or '').rstrip()}\n{(config.__doc__ or '').partition('Args:')[2].strip(chr(10))}"
+    return section
+
+
+Model: Any = section_of(ViTConfig, Named)
 
 
 @dataclass(kw_only=True)
@@ -141,7 +141,7 @@ class Optimizer:
     """How weights follow gradients.
 
     Args:
-        name: adamw (decoupled weight decay) or adam (L2).
+        name: an optimiser of training/optimizers.py - adamw (decoupled weight decay) or adam (L2).
         lr: learning rate at its highest.
         betas: decay of the two moments.
         eps: added to the denominator.
@@ -151,7 +151,7 @@ class Optimizer:
         tune: what learns - all, the head alone, or the last so many blocks with the head.
     """
 
-    name: Literal["adamw", "adam"] = "adamw"
+    name: str = "adamw"
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
@@ -163,14 +163,16 @@ class Optimizer:
 
 @dataclass(kw_only=True)
 class Schedule:
-    """The learning rate over time: linear warm-up, then a cosine.
+    """The learning rate over time.
 
     Args:
+        name: a schedule of training/schedules.py - cosine, after a linear warm-up.
         warmup_epochs: length of the warm-up; may be a fraction.
         min_lr: where the cosine ends.
         per_epoch: change it between epochs only.
     """
 
+    name: str = "cosine"
     warmup_epochs: float = 0.0
     min_lr: float = 0.0
     per_epoch: bool = False
@@ -178,12 +180,14 @@ class Schedule:
 
 @dataclass(kw_only=True)
 class Loss:
-    """Cross-entropy.
+    """What training makes small.
 
     Args:
+        name: a loss of training/losses.py - cross_entropy.
         label_smoothing: share of the target spread evenly over all classes.
     """
 
+    name: str = "cross_entropy"
     label_smoothing: float = 0.0
 
 
@@ -200,7 +204,7 @@ class Train:
         ema: decay of a moving average of the weights, e.g. 0.999, that is validated and used in their place; 0 is none.
         on_divergence: stop, or rollback - go on from the last good checkpoint with half the learning rate, three times.
         accumulate: parts that a batch is cut into, one after the other, for a batch that memory doesn't hold at once.
-        log_every: steps between two lines of metrics.jsonl.
+        log_every: steps between two lines of metrics.jsonl, and the most that a divergence goes unnoticed.
     """
 
     epochs: int = 10
@@ -262,6 +266,8 @@ class Recipe:
             value = getattr(getattr(self, section), name)
             if value is not None and not fits(value):
                 raise UsageError(f'"{key}" {words}, not {value}')
+        if self.model.weights is None:      # else they have a say in it
+            self.model.configure()
         if self.train.batch_size % self.train.accumulate:
             raise UsageError(f'"train.accumulate" must divide train.batch_size, {self.train.batch_size}')
 

@@ -20,9 +20,10 @@ def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Trainin
     """
     with signals.caught() as stop:
         # MindSpore's threads begin when it is imported, and inherit that; and whoever asks for --help needn't wait.
-        from ms_vit.training.run import carry_out
+        from ms_vit.device import use_device
+        from ms_vit.training.trainer import Trainer
 
-        return carry_out(recipe, Path(run), device, stop)
+        return Trainer(recipe, Path(run), device=use_device(device), stop=stop)()
 
 
 def arguments(parser: Any) -> None:

@@ -18,6 +18,7 @@ from ms_vit.data.labels import Labels, imagenet_labels
 from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.inference import engines
 from ms_vit.inference.engines import key_of
+from ms_vit.models.config import ViTConfig
 from ms_vit.models.vit import ViT
 from ms_vit.runs.checkpoints import MODEL, OPTIMIZER, Checkpoints, RunState
 from ms_vit.weights import exports
@@ -30,12 +31,12 @@ pytest.importorskip("onnxruntime", reason="the engine is checked with: pip insta
 SMALL = {"image_size": 16, "patch_size": 4, "num_classes": 10, "dim": 24, "depth": 2, "num_heads": 3, "mlp_dim": 40,
          "pool": "flatten"}
 DIGITS = Labels([str(digit) for digit in range(10)], [f"digit {digit}" for digit in range(10)])
-SPEC = ModelSpec(config=SMALL, labels=DIGITS, preprocessing=Preprocessing(image_size=16))
+SPEC = ModelSpec(config=ViTConfig(**SMALL), labels=DIGITS, preprocessing=Preprocessing(image_size=16))
 
 
 def network(seed: int) -> ViT:
     """A small network with random weights; by its flattening head, different pictures have different answers."""
-    net, random = ViT(**SMALL), np.random.default_rng(seed)
+    net, random = ViT(ViTConfig(**SMALL)), np.random.default_rng(seed)
     for parameter in net.get_parameters():
         parameter.set_data(ms.Tensor(random.normal(0, 0.3, parameter.shape).astype(np.float32)))
     return net
@@ -215,21 +216,21 @@ def test_other_weights_under_the_same_name_get_an_export_of_their_own(weights, p
 
 
 def test_all_that_decides_an_export_is_in_its_key(used, monkeypatch, tmp_path):
-    foreign, spec = read_model(used)
-    key = key_of(foreign, spec)
+    pretrained, spec = read_model(used)
+    key = key_of(pretrained, spec)
     assert key_of(*read_model(used)) == key
-    weights = foreign.arrays | {"head.bias": foreign.arrays["head.bias"] + np.float32(1e-6)}
-    wider = foreign.arrays | {"head.bias": foreign.arrays["head.bias"].reshape(2, 5)}
-    keys = [key_of(replace(foreign, arrays=weights), spec), key_of(replace(foreign, arrays=wider), spec),
-            key_of(foreign, replace(spec, config=spec.config | {"gelu": "tanh"})),
-            key_of(foreign, replace(spec, labels=Labels(DIGITS.ids, DIGITS.ids))),
-            key_of(foreign, replace(spec, preprocessing=replace(spec.preprocessing, crop_pct=0.9)))]
+    weights = pretrained.arrays | {"head.bias": pretrained.arrays["head.bias"] + np.float32(1e-6)}
+    wider = pretrained.arrays | {"head.bias": pretrained.arrays["head.bias"].reshape(2, 5)}
+    keys = [key_of(replace(pretrained, arrays=weights), spec), key_of(replace(pretrained, arrays=wider), spec),
+            key_of(pretrained, replace(spec, config=replace(spec.config, gelu="tanh"))),
+            key_of(pretrained, replace(spec, labels=Labels(DIGITS.ids, DIGITS.ids))),
+            key_of(pretrained, replace(spec, preprocessing=replace(spec.preprocessing, crop_pct=0.9)))]
     code = Path(shutil.copytree(caches.PACKAGE, tmp_path / "ms_vit"))
     monkeypatch.setattr(caches, "PACKAGE", code)
-    assert key_of(foreign, spec) == key
+    assert key_of(pretrained, spec) == key
     with (code / "weights" / "exports" / "onnx_graph.py").open("a") as file:
         file.write("# another release\n")
-    keys.append(key_of(foreign, spec))
+    keys.append(key_of(pretrained, spec))
     assert len({key, *keys}) == 7
 
 

@@ -19,7 +19,7 @@ from ms_vit import cli
 from ms_vit.data.labels import Labels
 from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.errors import UsageError
-from ms_vit.models.config import SIZES
+from ms_vit.models.config import SIZES, ViTConfig
 from ms_vit.models.vit import ViT
 from ms_vit.weights import exports
 from ms_vit.weights.exports import FORMATS, Source, exporter
@@ -38,7 +38,7 @@ PREPROCESSING = Preprocessing(transforms=TRANSFORMS, image_size=32, mean=[0.4, 0
 # Together these have every option that changes the forward pass.
 VARIANTS = {
     "flatten, padded, wide heads": {"pool": "flatten", "image_size": (20, 28), "head_dim": 5, "epsilon": 0.1},
-    "fc_norm, registers": {"pool": "mean", "norm_after_pool": True, "registers": 2, "class_token": True, "gelu": "tanh",
+    "fc_norm, registers": {"pool": "mean", "fc_norm": True, "registers": 2, "class_token": True, "gelu": "tanh",
                            "class_position": False, "layer_scale": True, "epsilon": 0.1},
     "mean alone": {"pool": "mean"},
     "distilled": {"distilled": True, "registers": 1, "channels": 1},
@@ -57,13 +57,12 @@ def library(name: str) -> None:
 
 def source(**changes) -> Source:
     """A small network with random weights, so that none (a zero head, unit norms) hides a fault."""
-    config = SMALL | changes
-    net = ViT(**config)
+    net = ViT(ViTConfig(**SMALL | changes))
     net.set_train(False)
     random = np.random.default_rng(0)
     for parameter in net.get_parameters():
         parameter.set_data(ms.Tensor(random.normal(0, 0.3, parameter.shape).astype(np.float32)))
-    return Source(net, ModelSpec(config=config, labels=LABELS, preprocessing=PREPROCESSING))
+    return Source(net, ModelSpec(config=net.config, labels=LABELS, preprocessing=PREPROCESSING))
 
 
 def images(source: Source, count: int) -> np.ndarray:
@@ -243,7 +242,7 @@ def test_weights_come_back_bitwise_from_another_librarys_names(name, distilled, 
 
 
 @pytest.mark.parametrize("changes", [
-    {"pool": "mean", "norm_after_pool": True, "registers": 2, "class_token": True, "class_position": False,
+    {"pool": "mean", "fc_norm": True, "registers": 2, "class_token": True, "class_position": False,
      "layer_scale": True, "gelu": "tanh", "mlp_dim": 49, "image_size": (16, 32), "channels": 1},
     {"distilled": True},
 ])
@@ -340,7 +339,7 @@ def test_a_crop_of_any_share_gives_others_the_same_side():
 @pytest.mark.parametrize(("name", "changes", "says"), [
     ("huggingface", {"pool": "mean"}, "mean pooling"),
     ("huggingface", {"pool": "flatten"}, "flattening head"),
-    ("huggingface", {"norm_after_pool": True}, "fc_norm"),
+    ("huggingface", {"fc_norm": True}, "fc_norm"),
     ("huggingface", {"registers": 4}, "registers"),
     ("huggingface", {"layer_scale": True}, "layer scale"),
     ("huggingface", {"class_position": False}, "class token without a position"),

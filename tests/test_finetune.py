@@ -1,7 +1,5 @@
 """Starting from weights: what learns, how fast, and what is kept of the old head."""
 
-from types import SimpleNamespace
-
 import mindspore as ms
 import numpy as np
 import pytest
@@ -9,9 +7,10 @@ from mindspore import Parameter
 
 from ms_vit import cli
 from ms_vit.data.labels import Labels, imagenet_labels
+from ms_vit.models.config import ViTConfig
 from ms_vit.models.vit import ViT
-from ms_vit.runs.checkpoints import RunState
-from ms_vit.training.callbacks import Diverged, Divergence
+from ms_vit.runs.checkpoints import TrainState
+from ms_vit.training.divergence import Diverged, Divergence
 from ms_vit.training.losses import CrossEntropy
 from ms_vit.training.optimizers import Adam, learning_rate_scale, trainable
 from ms_vit.training.step import TrainStep
@@ -19,7 +18,7 @@ from ms_vit.weights.loading import known_rows
 
 
 def net(depth=3):
-    return ViT(image_size=8, patch_size=4, num_classes=3, dim=8, depth=depth, num_heads=2, mlp_dim=8)
+    return ViT(ViTConfig(image_size=8, patch_size=4, num_classes=3, dim=8, depth=depth, num_heads=2, mlp_dim=8))
 
 
 def learning(tune):
@@ -83,11 +82,10 @@ def test_imagenet_has_its_thousand_classes_in_the_usual_order():
 
 def guarded(losses, norm=1.0):
     """The step at which the guard stops, 0 for none."""
-    steps = SimpleNamespace(loss=0.0, norm=norm, state=RunState())
-    guard = Divergence(steps, chance=np.log(1000))
-    for step, steps.loss in enumerate(losses, start=1):
+    state, guard = TrainState(), Divergence(chance=np.log(1000))
+    for step, loss in enumerate(losses, start=1):
         try:
-            guard.on_train_step_end(None)
+            guard.judge(state, loss, norm)
         except Diverged:
             return step
     return 0

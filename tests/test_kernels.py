@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mindspore import nn, ops
 
 from ms_vit.models import kernels
+from ms_vit.models.config import ViTConfig
 from ms_vit.models.kernels import compiled, dropout
 from ms_vit.models.vit import ViT
 
@@ -304,9 +305,9 @@ NET = dict(image_size=24, patch_size=8, num_classes=5, dim=24, depth=2, num_head
 
 def test_a_compiled_network_runs_as_a_graph_and_answers_as_the_plain_one():
     images = ms.Tensor(normal(4, 3, 24, 24))
-    ours = ViT(**NET)
+    ours = ViT(ViTConfig(**NET))
     with compiled.off():
-        plain = ViT(**NET)
+        plain = ViT(ViTConfig(**NET))
     for mine, other in zip(ours.get_parameters(), plain.get_parameters(), strict=True):
         mine.set_data(ms.Tensor(normal(*mine.shape, scale=0.3)))
         other.set_data(mine)

@@ -20,21 +20,26 @@ import ms_vit
 from ms_vit import cli
 from ms_vit.data.labels import Labels
 from ms_vit.data.preprocessing import Preprocessing
+from ms_vit.distributed import World
 from ms_vit.errors import DataError, UsageError
+from ms_vit.models.config import ViTConfig
 from ms_vit.models.vit import ViT
 from ms_vit.recipe import Recipe
 from ms_vit.runs import checkpoints
 from ms_vit.runs import folder as run_folder
-from ms_vit.runs.checkpoints import Checkpoints, RunState, read_state
+from ms_vit.runs.checkpoints import Checkpoints, TrainState, read_state
+from ms_vit.runs.metrics import MetricsFile
 from ms_vit.signals import Interrupted
-from ms_vit.training.callbacks import MetricsFile, Saving, Steps
+from ms_vit.training.divergence import Divergence
 from ms_vit.training.ema import Average
 from ms_vit.training.losses import CrossEntropy
 from ms_vit.training.optimizers import Adam
 from ms_vit.training.step import TrainStep
+from ms_vit.training.trainer import Trainer
 from ms_vit.weights.files import ModelSpec
 
 EPOCHS, STEPS = 3, 6        # steps of an epoch
+SMALL = ViTConfig(image_size=8, patch_size=4, num_classes=3, dim=8, depth=1, num_heads=2, mlp_dim=8)
 # Everything that draws random numbers is on.
 CHANGES = {"train.epochs": EPOCHS, "train.batch_size": 16, "train.log_every": 1, "train.ema": 0.9, "model.depth": 2,
            "model.dim": 16, "model.mlp_dim": 32, "model.num_heads": 2, "model.dropout": 0.1,
@@ -77,14 +82,15 @@ def unbroken(root, tmp_path_factory):
 
 def stop_at(step: int, monkeypatch) -> None:
     """Has the next run find a SIGTERM at the end of a step."""
-    ended = Saving.on_train_step_end
+    ended = Trainer.on_train_step_end
 
-    def end(saving, context):
-        if saving.steps.state.step == step:
-            saving.stop.number = signal.SIGTERM
-        ended(saving, context)
+    def end(trainer, context):
+        taken = context.original_args().cur_step_num - trainer.before
+        if trainer.state.step + trainer.unseen + taken == step:
+            trainer.stop.number = signal.SIGTERM
+        ended(trainer, context)
 
-    monkeypatch.setattr(Saving, "on_train_step_end", end)
+    monkeypatch.setattr(Trainer, "on_train_step_end", end)
 
 
 def test_an_unbroken_run_has_all_that_a_resumed_one_needs(unbroken):
@@ -107,7 +113,7 @@ def test_a_run_stopped_at_a_step_ends_in_the_same_bits(step, root, unbroken, tmp
 
 
 def test_stopped_in_validation_a_run_is_saved_and_goes_on_to_the_same_bits(root, unbroken, tmp_path, monkeypatch):
-    from ms_vit.training import run as module
+    from ms_vit.training import trainer as module
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         def until(stop, batches):
@@ -241,7 +247,7 @@ def test_a_second_run_on_a_folder_is_refused_and_a_dead_ones_lock_is_gone(root, 
         ms_vit.train(recipe(root), tmp_path / "run")
     process.kill()
     process.communicate()
-    with run_folder.locked(tmp_path / "run"):
+    with run_folder.locked(tmp_path / "run", World()):
         pass
 
 
@@ -343,28 +349,27 @@ def test_a_best_that_names_no_checkpoint_names_none(text, tmp_path):
 
 
 def test_a_checkpoint_holds_the_optimiser_the_scales_of_rate_and_loss_and_the_average(tmp_path):
-    def parts(value):
+    def state_dicts(value):
         """Of a small step; with a value, all that learning changes has it."""
-        net, averaged = (ViT(image_size=8, patch_size=4, num_classes=3, dim=8, depth=1, num_heads=2, mlp_dim=8)
-                         for _ in range(2))
+        net, averaged = ViT(SMALL), ViT(SMALL)
         step = TrainStep(net, CrossEntropy(), Adam(net.trainable_params(), np.ones(3, np.float32)), scale_loss=True,
                          average=Average(net, averaged, 0.9))
-        parts = {"model.safetensors": net.parameters_dict(), "optimizer.safetensors": step.state(),
+        made = {"model.safetensors": net.parameters_dict(), "optimizer.safetensors": step.state(),
                  "ema.safetensors": dict(zip(net.parameters_dict(), averaged.get_parameters(), strict=True))}
-        for part in parts.values():
-            for parameter in part.values():
+        for state_dict in made.values():
+            for parameter in state_dict.values():
                 if value is not None:
                     parameter.set_data(ms.Tensor(np.full(parameter.shape, value), parameter.dtype))
-        return parts
+        return made
 
-    spec = ModelSpec(config={}, labels=Labels([], []), preprocessing=Preprocessing(image_size=8))
-    Checkpoints(tmp_path).save(parts(3), spec, RunState(step=1), {})
-    restored = parts(None)
+    spec = ModelSpec(config=SMALL, labels=Labels([], []), preprocessing=Preprocessing(image_size=8))
+    Checkpoints(tmp_path).save(state_dicts(3), spec, TrainState(step=1), {})
+    restored = state_dicts(None)
     Checkpoints(tmp_path).restore(Checkpoints(tmp_path).newest(), restored)
     assert {"step", "lr_scale", "scale_value", "counter", "moment1.head.weight", "moment2.cls_token"} <= set(
         restored["optimizer.safetensors"])
-    for part in restored.values():
-        assert all((parameter.asnumpy() == 3).all() for parameter in part.values())
+    for state_dict in restored.values():
+        assert all((parameter.asnumpy() == 3).all() for parameter in state_dict.values())
 
 
 # --- disks that are full or read-only
@@ -377,11 +382,11 @@ def test_on_a_full_disk_training_goes_on_and_ends_with_the_reason(root, tmp_path
     with monkeypatch.context() as patch:
         saved = Checkpoints.save
 
-        def save(self, parts, spec, state, about):
+        def save(self, state_dicts, spec, state, about):
             if state.step == STEPS:         # the first still fits
-                return saved(self, parts, spec, state, about)
+                return saved(self, state_dicts, spec, state, about)
             patch.setattr(checkpoints, "save_parameters", out_of_space)
-            return saved(self, parts, spec, state, about)
+            return saved(self, state_dicts, spec, state, about)
 
         patch.setattr(Checkpoints, "save", save)
         with pytest.raises(DataError, match=r"couldn't be written: no space left on device. Mend that, and the same"):
@@ -462,15 +467,14 @@ def test_a_changed_recipe_is_refused_by_the_key(key, value, root, tmp_path):
 
 def explode(monkeypatch, at: int, loss: float = float("nan"), times: int = 99) -> None:
     """Has the loss be wrong from a step on, so many times."""
-    ended, left = Steps.on_train_step_end, [times]
+    judged, left = Divergence.judge, [times]
 
-    def end(steps, context):
-        ended(steps, context)
-        if steps.state.step >= at and left[0]:
-            left[0] -= 1
-            steps.loss = loss
+    def judge(guard, state, true_loss, norm):
+        wrong = state.step >= at and left[0]
+        left[0] -= bool(wrong)
+        judged(guard, state, loss if wrong else true_loss, norm)
 
-    monkeypatch.setattr(Steps, "on_train_step_end", end)
+    monkeypatch.setattr(Divergence, "judge", judge)
 
 
 @pytest.mark.parametrize(("loss", "at", "stops"), [(float("nan"), 9, 9), (float("inf"), 9, 9), (50.0, 9, 11)])

@@ -7,6 +7,7 @@ import pytest
 from mindspore import Parameter, nn
 from mindspore.train import Callback, Model
 
+from ms_vit.models.config import ViTConfig
 from ms_vit.models.vit import ViT
 from ms_vit.training.callbacks import DataWait
 from ms_vit.training.ema import Average
@@ -67,7 +68,7 @@ def test_adam_steps_as_in_the_papers(decoupled):
 
 
 def test_weight_decay_acts_on_matrices_only():
-    net = ViT(image_size=8, patch_size=4, num_classes=3, dim=8, depth=1, num_heads=2, mlp_dim=8)
+    net = ViT(ViTConfig(image_size=8, patch_size=4, num_classes=3, dim=8, depth=1, num_heads=2, mlp_dim=8))
     assert {parameter.name for parameter in net.trainable_params() if decays(parameter)} == {
         "patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "blocks.0.attn.proj.weight", "blocks.0.mlp.fc1.weight",
         "blocks.0.mlp.fc2.weight", "head.weight"}
@@ -112,7 +113,7 @@ def test_clipping_bounds_the_joint_norm_and_leaves_small_gradients():
     large = (ms.Tensor([3.0, 0.0]), ms.Tensor([[4.0]]))
     norm = GlobalNorm()(large)
     assert float(norm.asnumpy()) == pytest.approx(5.0)
-    net = ViT(image_size=8, patch_size=4, num_classes=3, dim=8, depth=1, num_heads=2, mlp_dim=8)
+    net = ViT(ViTConfig(image_size=8, patch_size=4, num_classes=3, dim=8, depth=1, num_heads=2, mlp_dim=8))
     clips, leaves = (TrainStep(net, CrossEntropy(), Shown(net.trainable_params()), clip_norm=bound)
                      for bound in (1.0, 10.0))
     clipped = [gradient.asnumpy() for gradient in clips.apply(large, norm)]
@@ -123,7 +124,7 @@ def test_clipping_bounds_the_joint_norm_and_leaves_small_gradients():
 
 def small_step(**options):
     ms.set_seed(0)
-    net = ViT(image_size=8, patch_size=4, num_classes=3, dim=8, depth=1, num_heads=2, mlp_dim=8)
+    net = ViT(ViTConfig(image_size=8, patch_size=4, num_classes=3, dim=8, depth=1, num_heads=2, mlp_dim=8))
     if options.get("scale_loss"):
         ms.amp.auto_mixed_precision(net, "O2")
     optimizer = Adam(net.trainable_params(), np.full(8, 1e-2, np.float32))
@@ -189,7 +190,7 @@ def test_with_less_memory_a_step_comes_to_the_same(less_memory):
 def test_with_some_parameters_frozen_a_recomputed_step_comes_to_the_same():
     def weights(**options):
         ms.set_seed(0)
-        net = ViT(image_size=8, patch_size=4, num_classes=3, dim=8, depth=2, num_heads=2, mlp_dim=8)
+        net = ViT(ViTConfig(image_size=8, patch_size=4, num_classes=3, dim=8, depth=2, num_heads=2, mlp_dim=8))
         step = TrainStep(net, CrossEntropy(), Adam(trainable(net.trainable_params(), 1), np.full(3, 1e-2, np.float32)),
                          **options)
         for _ in range(3):
@@ -206,8 +207,8 @@ def test_with_less_memory_a_step_drops_the_same(frugal):
     """A block that runs again drops what it dropped before; only a batch in parts is dropped from anew in each."""
     def losses(**options):
         ms.set_seed(0)
-        net = ViT(image_size=8, patch_size=4, num_classes=3, dim=8, depth=2, num_heads=2, mlp_dim=8, dropout=0.3,
-                  attention_dropout=0.3, drop_path=0.3)
+        net = ViT(ViTConfig(image_size=8, patch_size=4, num_classes=3, dim=8, depth=2, num_heads=2, mlp_dim=8,
+                            dropout=0.3, attention_dropout=0.3, drop_path=0.3))
         step = TrainStep(net, CrossEntropy(), Adam(net.trainable_params(), np.full(9, 1e-2, np.float32)), seed=5,
                          **options)
         step.set_train(True)
@@ -241,7 +242,7 @@ def test_cross_entropy_takes_targets_in_the_labels_place():
 def test_a_moving_average_follows_the_weights():
     ms.set_seed(0)
     shape = dict(image_size=8, patch_size=4, num_classes=3, dim=8, depth=1, num_heads=2, mlp_dim=8)
-    net, averaged = ViT(**shape), ViT(**shape)
+    net, averaged = ViT(ViTConfig(**shape)), ViT(ViTConfig(**shape))
     expected = [parameter.asnumpy().astype(np.float64) for parameter in averaged.get_parameters()]
     step = TrainStep(net, CrossEntropy(), Adam(net.trainable_params(), np.full(9, 1e-2, np.float32)),
                      average=Average(net, averaged, 0.3))
@@ -273,7 +274,7 @@ def test_compiled_kernels_leave_fifty_losses_as_they_were(monkeypatch):
 
     def losses():
         ms.set_seed(0)
-        net = ViT(image_size=16, patch_size=4, num_classes=5, dim=24, depth=2, num_heads=3, mlp_dim=48)
+        net = ViT(ViTConfig(image_size=16, patch_size=4, num_classes=5, dim=24, depth=2, num_heads=3, mlp_dim=48))
         step = TrainStep(net, CrossEntropy(0.1), Adam(net.trainable_params(), np.full(50, 1e-3, np.float32)),
                          clip_norm=1.0).set_train()
         random = np.random.default_rng(0)

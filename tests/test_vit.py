@@ -8,9 +8,9 @@ from mindspore import nn
 
 from ms_vit.errors import UsageError
 from ms_vit.models import kernels
-from ms_vit.models.config import PATCHES, SIZES, create_model, model_config
+from ms_vit.models.config import PATCHES, SIZES, ViTConfig, configure, named
 from ms_vit.models.kernels import compiled
-from ms_vit.models.vit import Attention, ViT
+from ms_vit.models.vit import Attention, ViT, create_model
 from ms_vit.weights.files import read_arrays, set_parameters
 
 SMALL = dict(image_size=(20, 28), patch_size=8, num_classes=7, dim=24, depth=2, num_heads=3, mlp_dim=40)
@@ -30,7 +30,7 @@ def images(*shape: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("pool", "gelu"), [("cls", "exact"), ("mean", "tanh"), ("flatten", "exact")])
 def test_logits_equal_a_float64_vit_on_sizes_that_need_padding(pool, gelu):
-    net = ViT(**SMALL, pool=pool, gelu=gelu)
+    net = ViT(ViTConfig(**SMALL, pool=pool, gelu=gelu))
     net.set_train(False)
     weights = randomized(net)
     batch = images(3, 3, 20, 28)
@@ -41,7 +41,7 @@ def test_logits_equal_a_float64_vit_on_sizes_that_need_padding(pool, gelu):
 @pytest.mark.parametrize("plain", [False, True])
 def test_logits_with_a_conv_stem_equal_a_float64_vit(plain):
     with compiled.off() if plain else contextlib.nullcontext():
-        net = ViT(**SMALL, stem=[6, 8, 10], pool="mean")
+        net = ViT(ViTConfig(**SMALL, stem=[6, 8, 10], pool="mean"))
     net.set_train(False)
     weights = randomized(net)
     batch = images(3, 3, 20, 28)
@@ -51,7 +51,7 @@ def test_logits_with_a_conv_stem_equal_a_float64_vit(plain):
 
 def test_a_stem_that_makes_other_patches_is_refused():
     with pytest.raises(ValueError, match="a stem of 2 stages, each halving the image, makes patches of 4 pixels, not"):
-        ViT(**SMALL, stem=[6, 8])
+        ViT(ViTConfig(**SMALL, stem=[6, 8]))
 
 
 def test_a_patch_convolution_equals_the_native_one():
@@ -89,9 +89,9 @@ def test_parameters_carry_timms_names_and_counts():
 def test_every_size_goes_with_every_patch_by_name():
     for size, shape in SIZES.items():
         for patch in PATCHES:
-            config = model_config(f"vit_{size}_patch{patch}_384", num_classes=5, drop_path=None)
-            assert config == shape | {"patch_size": patch, "image_size": 384, "num_classes": 5}
-    assert model_config("vit_base_patch16")["image_size"] == 224
+            config = configure(named(f"vit_{size}_patch{patch}_384"), num_classes=5, drop_path=None)
+            assert config == ViTConfig(**shape, patch_size=patch, image_size=384, num_classes=5)
+    assert named("vit_base_patch16")["image_size"] == 224
 
 
 @pytest.mark.parametrize("name", ["vit_huge_patch14_224", "vit_tiny_patch15_224", "resnet50", "vit_tiny_patch16_"])
@@ -121,7 +121,7 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
 def test_each_dropout_acts_in_training_only():
     batch = ms.Tensor(images(2, 3, 20, 28))
     for option in ("dropout", "attention_dropout", "drop_path"):
-        net = ViT(**SMALL, **{option: 0.5})
+        net = ViT(ViTConfig(**SMALL, **{option: 0.5}))
         randomized(net)
         net.set_train(False)
         still = net(batch).asnumpy()
@@ -131,11 +131,11 @@ def test_each_dropout_acts_in_training_only():
 
 
 def test_drop_path_grows_with_depth_up_to_the_given_rate():
-    net = ViT(**SMALL | {"depth": 3}, drop_path=0.2)
+    net = ViT(ViTConfig(**SMALL | {"depth": 3}, drop_path=0.2))
     assert [block.drop_path1.rate for block in net.blocks] == pytest.approx([0, 0.1, 0.2])
 
 
 def test_a_new_head_makes_every_class_equally_probable():
-    net = ViT(**SMALL)
+    net = ViT(ViTConfig(**SMALL))
     net.set_train(False)
     assert (net(ms.Tensor(images(1, 3, 20, 28))).asnumpy() == 0).all()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ms_vit import limits
 from ms_vit.data.folder import SPLITS, class_folders, flat_classes
-from ms_vit.data.sets.cards import Card
+from ms_vit.data.sets.cards import card_of
 from ms_vit.errors import DataError
 
 META = Path("ILSVRC2012_devkit_t12", "data", "meta.mat")
@@ -71,8 +71,8 @@ def labels_for(folder: Path, num_classes: int | None, known: Labels | None = Non
 def names_of(folder: Path) -> dict[str, str]:
     """Class folder -> name, as far as the folder's devkit or else its card.yaml says. Raises as read_labels."""
     known = devkit_labels(folder) or imagenet_labels()
-    card = folder / "card.yaml"
-    return dict(zip(known.ids, known.names, strict=True)) | (Card.load(card).class_names if card.is_file() else {})
+    card = card_of(folder)
+    return dict(zip(known.ids, known.names, strict=True)) | (card.class_names if card else {})
 
 
 def imagenet_labels() -> Labels:

@@ -1,5 +1,6 @@
 """A trained network that answers: names with probabilities for pictures, and scores for many."""
 
+import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -74,7 +75,8 @@ class Predictor:
 def score(logits: Logits, batches: Iterable[tuple[np.ndarray, np.ndarray]], *, classes: int,
           total: int | None = None) -> Scores:
     """Scores over every image of `batches`, pairs of images [n, 3, H, W] and labels [n]."""
-    scores = Scores(classes)
+    scores, began = Scores(classes), time.perf_counter()
     for images, labels in track(batches, "scoring", "batches", total):
         scores.add(logits(images), labels)
+    scores.seconds = time.perf_counter() - began
     return scores

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from ms_vit.data.labels import Labels
+from ms_vit.distributed import World
 
 
 class Scores:
@@ -14,6 +15,7 @@ class Scores:
         self.confusion = np.zeros((classes, classes), np.int64)     # [true, predicted]
         self.in_top5 = np.zeros(classes, np.int64)                  # by true class
         self.loss_sum = 0.0
+        self.seconds = 0.0          # that it took to make them
 
     def add(self, logits: np.ndarray, labels: np.ndarray) -> None:
         logits = logits.astype(np.float64)
@@ -24,6 +26,12 @@ class Scores:
         shifted = logits - logits.max(1, keepdims=True)
         log_sum = np.log(np.exp(shifted).sum(1))
         self.loss_sum += float((log_sum - shifted[np.arange(len(labels)), labels]).sum())
+
+    def over(self, world: World) -> "Scores":
+        """The same of the images of all processes; each must call it."""
+        self.confusion, self.in_top5 = world.sum(self.confusion), world.sum(self.in_top5)
+        self.loss_sum = float(world.sum(np.array(self.loss_sum)))
+        return self
 
     @property
     def images(self) -> int:

@@ -3,21 +3,14 @@
 B images, C channels, N tokens of width D, H heads of width d. Parameters carry timm's names.
 """
 
-from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any
 
 from mindspore import Parameter, nn, ops
 from mindspore.common.initializer import Normal, TruncatedNormal, XavierUniform, initializer
 
 from ms_vit.models import kernels
-
-Pool = Literal["cls", "mean", "flatten"]
-
-
-def pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of a size that may be given as one number."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
+from ms_vit.models.config import GeluKind, ViTConfig, configure, named
 
 
 def dense(inputs: int, outputs: int) -> kernels.Dense:
@@ -32,7 +25,7 @@ class ConvStage(nn.Cell):
     statistics of the batch, which would tie an image's logits to its neighbours in training.
     """
 
-    def __init__(self, channels: int, dim: int, *, gelu: kernels.Kind = "exact", epsilon: float = 1e-6):
+    def __init__(self, channels: int, dim: int, *, gelu: GeluKind = "exact", epsilon: float = 1e-6):
         super().__init__()
         self.conv = kernels.StridedConv(channels, dim)
         self.norm = kernels.LayerNorm(dim, epsilon=epsilon)
@@ -50,18 +43,14 @@ class PatchEmbedding(nn.Cell):
     2021, "Early Convolutions Help Transformers See Better", sec. 4).
     """
 
-    def __init__(self, image_size: tuple[int, int], patch_size: int, channels: int, dim: int, *,
-                 stem: Sequence[int] = (), gelu: kernels.Kind = "exact", epsilon: float = 1e-6):
+    def __init__(self, config: ViTConfig):
         super().__init__()
-        if stem and patch_size != 2 ** len(stem):
-            raise ValueError(f"a stem of {len(stem)} stages, each halving the image, makes patches of {2 ** len(stem)} "
-                             f"pixels, not {patch_size}")
-        height, width = image_size
-        self.grid = (-(-height // patch_size), -(-width // patch_size))
-        self.padding = (0, self.grid[1] * patch_size - width, 0, self.grid[0] * patch_size - height)
-        self.stem = nn.SequentialCell([ConvStage(inputs, outputs, gelu=gelu, epsilon=epsilon)
-                                       for inputs, outputs in pairwise((channels, *stem))]) if stem else None
-        self.proj = dense(stem[-1], dim) if stem else kernels.PatchConv(channels, dim, patch_size)
+        (height, width), patch, stem = config.height_and_width, config.patch_size, config.stem
+        self.grid = config.grid
+        self.padding = (0, self.grid[1] * patch - width, 0, self.grid[0] * patch - height)
+        self.stem = nn.SequentialCell([ConvStage(inputs, outputs, gelu=config.gelu, epsilon=config.epsilon)
+                                       for inputs, outputs in pairwise((config.channels, *stem))]) if stem else None
+        self.proj = dense(stem[-1], config.dim) if stem else kernels.PatchConv(config.channels, config.dim, patch)
 
     def construct(self, x):
         if self.padding != (0, 0, 0, 0):
@@ -75,7 +64,7 @@ class PatchEmbedding(nn.Cell):
 class FeedForward(nn.Cell):
     """The MLP of a block: two linear layers with GELU between (sec. 3.1): [B, N, D] -> [B, N, D]."""
 
-    def __init__(self, dim: int, mlp_dim: int, *, dropout: float = 0.0, gelu: kernels.Kind = "exact"):
+    def __init__(self, dim: int, mlp_dim: int, *, dropout: float = 0.0, gelu: GeluKind = "exact"):
         super().__init__()
         self.fc1 = dense(dim, mlp_dim)
         self.fc2 = dense(mlp_dim, dim)
@@ -115,7 +104,7 @@ class EncoderBlock(nn.Cell):
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int, *, head_dim: int | None = None, dropout: float = 0.0,
                  attention_dropout: float = 0.0, drop_path: float = 0.0, layer_scale: bool = False,
-                 gelu: kernels.Kind = "exact", epsilon: float = 1e-6):
+                 gelu: GeluKind = "exact", epsilon: float = 1e-6):
         super().__init__()
         self.norm1 = kernels.LayerNorm(dim, epsilon=epsilon)
         self.attn = Attention(dim, num_heads, head_dim=head_dim, dropout=dropout, attention_dropout=attention_dropout)
@@ -144,57 +133,34 @@ class TransformerEncoder(nn.SequentialCell):
 class ViT(nn.Cell):
     """Vision Transformer: images [B, C, H, W], float32 and normalised -> logits [B, num_classes].
 
-    image_size: side of the square input, or (height, width), in pixels.
-    pool: what the head sees. "cls": the class token (the paper), "mean": the mean of the patch tokens
-        (Beyer et al. 2022), "flatten": all patch tokens side by side.
-    stem: channels of convolutions ahead of the patches, each halving the image; patch_size is 2 ** their number.
-    dropout: after the positions, the attention and both layers of the MLP. attention_dropout: on attention weights.
-    drop_path: stochastic depth of the last block. All three are shares dropped, from 0 to below 1.
-    gelu: "exact" as timm and PyTorch, "tanh" as JAX; "tanh" is several times faster on a CPU.
-
-    The rest is what published weights differ in; the defaults are timm's and the paper's.
-    epsilon: of every LayerNorm.
-    class_token: whether there is one (default: where pool is "cls").
-    distilled: a distillation token with a head of its own; logits are the mean of both (Touvron et al. 2021, "DeiT").
-    registers: further tokens that only serve attention (Darcet et al. 2024).
-    class_position: whether class, distillation and register tokens have positions, too.
-    layer_scale: a learned factor for each channel of the residual branches.
-    norm_after_pool: the last LayerNorm (then called fc_norm) follows the pooling, as in MAE and timm's mean pooling.
-
-    Raises ValueError where `dim` is not divisible by `num_heads` and no `head_dim` is given, and where a stem doesn't
-    make patches of `patch_size`.
+    `config` says all that it can be, and stays what it was built from.
     """
 
-    def __init__(self, *, image_size: int | tuple[int, int], patch_size: int, num_classes: int, dim: int, depth: int,
-                 num_heads: int, mlp_dim: int, channels: int = 3, head_dim: int | None = None, pool: Pool = "cls",
-                 stem: Sequence[int] = (), dropout: float = 0.0, attention_dropout: float = 0.0,
-                 drop_path: float = 0.0, gelu: kernels.Kind = "exact", epsilon: float = 1e-6,
-                 class_token: bool | None = None, distilled: bool = False, registers: int = 0,
-                 class_position: bool = True, layer_scale: bool = False, norm_after_pool: bool = False):
+    def __init__(self, config: ViTConfig):
         super().__init__()
-        self.pool = pool
-        self.class_position = class_position
-        self.patch_embed = PatchEmbedding(pair(image_size), patch_size, channels, dim, stem=stem, gelu=gelu,
-                                          epsilon=epsilon)
-        tokens = self.patch_embed.grid[0] * self.patch_embed.grid[1]
+        self.config = config
+        dim, gelu, epsilon = config.dim, config.gelu, config.epsilon
+        self.pool = config.pool
+        self.class_position = config.class_position
+        self.extra_tokens = config.extra_tokens
+        self.patch_embed = PatchEmbedding(config)
 
-        self.cls_token = token(1, dim) if pool == "cls" or class_token else None
-        self.dist_token = token(1, dim) if distilled else None
-        self.reg_token = token(registers, dim) if registers else None
-        self.extra_tokens = int(self.cls_token is not None) + int(distilled) + registers
-        positions = tokens + (self.extra_tokens if class_position else 0)
-        self.pos_embed = Parameter(initializer(TruncatedNormal(0.02), (1, positions, dim)))
-        self.dropout = kernels.Dropout(dropout)
+        self.cls_token = token(1, dim) if config.class_token else None
+        self.dist_token = token(1, dim) if config.distilled else None
+        self.reg_token = token(config.registers, dim) if config.registers else None
+        self.pos_embed = Parameter(initializer(TruncatedNormal(0.02), (1, config.positions, dim)))
+        self.dropout = kernels.Dropout(config.dropout)
 
-        self.blocks = TransformerEncoder(dim, depth, num_heads, mlp_dim, head_dim=head_dim, dropout=dropout,
-                                         attention_dropout=attention_dropout, drop_path=drop_path,
-                                         layer_scale=layer_scale, gelu=gelu, epsilon=epsilon)
-        self.norm = nn.Identity() if norm_after_pool else kernels.LayerNorm(dim, epsilon=epsilon)
-        self.fc_norm = kernels.LayerNorm(dim, epsilon=epsilon) if norm_after_pool else nn.Identity()
+        self.blocks = TransformerEncoder(
+            dim, config.depth, config.num_heads, config.mlp_dim, head_dim=config.head_dim, dropout=config.dropout,
+            attention_dropout=config.attention_dropout, drop_path=config.drop_path, layer_scale=config.layer_scale,
+            gelu=gelu, epsilon=epsilon)
+        self.norm = nn.Identity() if config.fc_norm else kernels.LayerNorm(dim, epsilon=epsilon)
+        self.fc_norm = kernels.LayerNorm(dim, epsilon=epsilon) if config.fc_norm else nn.Identity()
         # A head of zeros starts every class equal (sec. 3.2), and fine-tuning starts from undisturbed features.
-        self.head = kernels.Dense(dim * tokens if pool == "flatten" else dim, num_classes, weight_init="zeros",
-                                  bias_init="zeros")
-        self.head_dist = kernels.Dense(dim, num_classes, weight_init="zeros", bias_init="zeros") if distilled else None
+        self.head = kernels.Dense(config.head_inputs, config.num_classes, weight_init="zeros", bias_init="zeros")
+        self.head_dist = kernels.Dense(dim, config.num_classes, weight_init="zeros", bias_init="zeros") \
+            if config.distilled else None
 
     def with_extra_tokens(self, x):
         """[B, N, D] -> [B, class, distillation and register tokens + N, D]."""
@@ -229,3 +195,11 @@ class ViT(nn.Cell):
 def token(count: int, dim: int) -> Parameter:
     """Learned tokens [1, count, D] that are no patch's."""
     return Parameter(initializer(Normal(1e-6), (1, count, dim)))
+
+
+def create_model(name: str, **changes: Any) -> ViT:
+    """A new ViT by a size's name and what differs from it, which are arguments of ViTConfig.
+
+    create_model("vit_tiny_patch16_224", num_classes=10, drop_path=0.1). Raises UsageError where there is no such one.
+    """
+    return ViT(configure(named(name), **changes))

@@ -1,16 +1,11 @@
 """curves.png: loss, accuracy and learning rate of a run, from its metrics.jsonl."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-
-def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The lines of a metrics.jsonl: those of steps, and those of epochs."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return [line for line in lines if "val_top1" not in line], [line for line in lines if "val_top1" in line]
+from ms_vit.runs.metrics import read_metrics
 
 
 def draw_curves(metrics: Path, out: Path, title: str) -> None:

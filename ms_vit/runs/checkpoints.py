@@ -21,15 +21,16 @@ from ms_vit.weights.files import ModelSpec, read_arrays, save_parameters, set_pa
 
 MODEL, AVERAGE, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
 STATE, MANIFEST = "state.json", "manifest.json"
-Parts = dict[str, dict[str, Parameter]]     # by file and name
+StateDicts = dict[str, dict[str, Parameter]]     # a checkpoint's parameters, by file and name
 
 
 @dataclass
-class RunState:
+class TrainState:
     """How far a run is, and what its next steps depend on besides parameters.
 
     step: optimiser steps done. epoch: epochs done, validation included. workers: threads that read images, by whose
-    number the random draws of augmentation are shared out. images: a hash of their names. rollbacks: see Loop.
+    number the random draws of augmentation are shared out. images: a hash of their names. rollbacks: to an earlier
+    checkpoint, each with half the learning rate.
     """
 
     step: int = 0
@@ -39,7 +40,7 @@ class RunState:
     workers: int = 0
     images: str = ""
     loss_sum: float = 0.0       # of the epoch under way
-    loss_level: float = 0.0     # its running mean, see Divergence
+    loss_level: float = 0.0     # its running mean, see Divergence of training/
     rollbacks: int = 0
 
 
@@ -50,18 +51,18 @@ class Checkpoints:
         self.run = run
         self.folder = run / "checkpoints"
 
-    def save(self, parts: Parts, spec: ModelSpec, state: RunState, about: dict[str, Any]) -> None:
+    def save(self, state_dicts: StateDicts, spec: ModelSpec, state: TrainState, about: dict[str, Any]) -> None:
         """Writes the checkpoint of `state.step` and points LAST, and BEST where it is the best, to it.
 
-        parts: parameters by the file they go into, with MODEL and OPTIMIZER among them, maybe AVERAGE. about: what
-        state.json tells besides. Raises OSError where it can't be written; those that are there stay as they are.
+        state_dicts: parameters by the file they go into, with MODEL and OPTIMIZER among them, maybe AVERAGE. about:
+        what state.json tells besides. Raises OSError where it can't be written; those that are there stay as they are.
         """
         name = f"{state.step:08d}"
         part, old = self.folder / f".{name}.part", self.folder / f".{name}.old"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         try:
-            for file, parameters in parts.items():
+            for file, parameters in state_dicts.items():
                 save_parameters(part / file, parameters, None if file == OPTIMIZER else spec)
             (part / STATE).write_text(json.dumps(asdict(state) | about, indent=1))
             manifest = {path.name: sha256(path) for path in sorted(part.iterdir())}
@@ -86,12 +87,16 @@ class Checkpoints:
         part.replace(self.folder / pointer)
 
     def prune(self, keep: int) -> None:
-        """Removes all but the newest `keep` checkpoints and the best; raises OSError where one can't be removed."""
+        """Removes all but the newest `keep` checkpoints and the best; tells where one can't be removed."""
         best = self.pointed("BEST")
-        for folder in self.steps()[keep:]:
-            if folder != best:
-                (folder / MANIFEST).unlink(missing_ok=True)     # from now on it is none, however far this gets
-                shutil.rmtree(folder)
+        try:
+            for folder in self.steps()[keep:]:
+                if folder != best:
+                    (folder / MANIFEST).unlink(missing_ok=True)     # from now on it is none, however far this gets
+                    shutil.rmtree(folder)
+        except OSError as error:
+            say(f"can't remove an old checkpoint in {self.folder} ({(error.strerror or str(error)).lower()}); training "
+                "goes on")
 
     def tidy(self) -> None:
         """Removes what a killed process left half-written; only for who holds the run's lock."""
@@ -124,23 +129,23 @@ class Checkpoints:
                 return folder
         return None
 
-    def restore(self, folder: Path, parts: Parts) -> None:
-        """Sets parameters to a checkpoint's; `parts` as for `save`."""
-        for file, parameters in parts.items():
+    def restore(self, folder: Path, state_dicts: StateDicts) -> None:
+        """Sets parameters to a checkpoint's; `state_dicts` as for `save`."""
+        for file, parameters in state_dicts.items():
             set_parameters(parameters, read_arrays(folder / file), folder / file)
 
 
-def read_state(folder: Path) -> RunState:
+def read_state(folder: Path) -> TrainState:
     """The state of the run at a checkpoint. Raises DataError where state.json is none."""
     try:
         read = json.loads((folder / STATE).read_bytes())
-        values = {field.name: read.get(field.name, field.default) for field in fields(RunState)}
-        if any(type(values[field.name]) is not type(field.default) for field in fields(RunState)):
+        values = {field.name: read.get(field.name, field.default) for field in fields(TrainState)}
+        if any(type(values[field.name]) is not type(field.default) for field in fields(TrainState)):
             raise ValueError
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(f"{folder / STATE} is no state of a run; remove {folder}, and the same command goes on from "
                         "the checkpoint before it") from error
-    return RunState(**values)
+    return TrainState(**values)
 
 
 def model_file(checkpoint: Path) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import ms_vit
+from ms_vit.distributed import World
 from ms_vit.errors import UsageError
 from ms_vit.progress import say
 from ms_vit.recipe import Recipe
@@ -23,16 +24,17 @@ FREE = {"train.log_every", "train.on_divergence", "checkpoint.every_epochs", "ch
 
 
 @contextlib.contextmanager
-def locked(run: Path) -> Iterator[None]:
+def locked(run: Path, world: World) -> Iterator[None]:
     """Makes the run folder where there is none, and keeps other processes out; the lock goes with this process.
 
-    A folder that is made here and in which nothing comes to lie goes again. Raises UsageError where a run is under way.
+    Of several processes that train together, the one that writes holds the lock. A folder that is made here and in
+    which nothing comes to lie goes again. Raises UsageError where a run is under way.
     """
     made = [folder for folder in (run, *run.parents) if not folder.exists()]
     run.mkdir(parents=True, exist_ok=True)
     lock = run / ".lock"
     with contextlib.ExitStack() as stack:
-        if fcntl is not None:
+        if fcntl is not None and world.writes:
             file = stack.enter_context(lock.open("a"))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -43,7 +45,7 @@ def locked(run: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if made and [entry.name for entry in run.iterdir()] == [lock.name]:
+            if made and world.writes and [entry.name for entry in run.iterdir()] == [lock.name]:
                 lock.unlink()
             with contextlib.suppress(OSError):      # the first that isn't empty
                 for folder in made:

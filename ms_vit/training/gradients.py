@@ -1,4 +1,4 @@
-"""Loss and gradients of a batch: whole, with less memory (recomputed), or in parts (accumulated)."""
+"""Loss and gradients of a batch: whole, with less memory (recomputed), or in micro-batches (accumulated)."""
 
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
@@ -92,28 +92,28 @@ class RecomputedGradients(Gradients):
 
 
 class Accumulated(nn.Cell):
-    """Cuts a batch into equal parts, takes their gradients one after the other, and returns the means.
+    """Cuts a batch into `count` equal micro-batches, takes their gradients one after the other, and returns the means.
 
-    Activations of one part are in memory at a time. Without dropout the result is the whole batch's, up to rounding.
-    `number`, int32 [1], tells which part is under way.
+    Activations of one are in memory at a time. Without dropout the result is the whole batch's, up to rounding.
+    `number`, int32 [1], tells which one is under way.
     """
 
-    def __init__(self, gradients: Gradients, parts: int, number: Parameter):
+    def __init__(self, gradients: Gradients, count: int, number: Parameter):
         super().__init__(auto_prefix=False)
-        self.part = gradients
-        self.parts = parts
+        self.gradients = gradients
+        self.count = count
         self.number = number
-        self.share = Tensor(1 / parts, ms.float32)
+        self.share = Tensor(1 / count, ms.float32)
 
     def construct(self, images, labels):
-        images = images.reshape(self.parts, -1, *images.shape[1:])                     # [parts, B / parts, 3, H, W]
-        labels = labels.reshape(self.parts, -1, *labels.shape[1:])
+        images = images.reshape(self.count, -1, *images.shape[1:])                     # [count, B / count, 3, H, W]
+        labels = labels.reshape(self.count, -1, *labels.shape[1:])
         ops.assign(self.number, Tensor([0], ms.int32))
-        loss, gradients = self.part(images[0], labels[0])
+        loss, gradients = self.gradients(images[0], labels[0])
         i = Tensor(1, ms.int32)
-        while i < self.parts:                           # a loop of the graph: compiled once
+        while i < self.count:                           # a loop of the graph: compiled once
             ops.assign(self.number, i.reshape(1))
-            next_loss, next_gradients = self.part(ops.gather(images, i, 0), ops.gather(labels, i, 0))
+            next_loss, next_gradients = self.gradients(ops.gather(images, i, 0), ops.gather(labels, i, 0))
             loss = loss + next_loss
             gradients = hyper_map(added, gradients, next_gradients)
             i = i + 1

@@ -1,7 +1,14 @@
-"""Cross-entropy with label smoothing."""
+"""What training makes small: the losses that recipes name."""
+
+from collections.abc import Callable
 
 import mindspore as ms
 from mindspore import nn, ops
+
+from ms_vit.recipe import Loss
+from ms_vit.registry import Registry
+
+losses: Registry[Callable[[Loss], nn.Cell]] = Registry("loss")
 
 
 class CrossEntropy(nn.Cell):
@@ -23,3 +30,9 @@ class CrossEntropy(nn.Cell):
             targets = ops.one_hot(labels, classes, ms.Tensor(1.0, ms.float32), ms.Tensor(0.0, ms.float32))
         targets = (1.0 - self.smoothing) * targets + self.smoothing / classes
         return -(targets * log_probabilities).sum(-1).mean()
+
+
+@losses.register("cross_entropy")
+def cross_entropy(settings: Loss) -> CrossEntropy:
+    """Cross-entropy with the recipe's label smoothing."""
+    return CrossEntropy(settings.label_smoothing)

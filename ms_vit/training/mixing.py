@@ -4,6 +4,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from ms_vit.recipe import Augment
+
 
 class Mixup(nn.Cell):
     """(images [B, 3, H, W], labels [B] int32, step [1] int32) -> images, and targets [B, C] in the labels' place.
@@ -24,3 +26,8 @@ class Mixup(nn.Cell):
         targets = ops.one_hot(labels, self.classes, Tensor(1.0, ms.float32), Tensor(0.0, ms.float32))
         return (share * images + (1 - share) * ops.gather(images, back, 0),
                 share * targets + (1 - share) * ops.gather(targets, back, 0))
+
+
+def mixing(settings: Augment, steps: int, classes: int, seed: int) -> Mixup | None:
+    """What blends the images of a batch, by the recipe; None where it asks for nothing."""
+    return Mixup(settings.mixup, steps, classes, seed) if settings.mixup else None

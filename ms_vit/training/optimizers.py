@@ -1,13 +1,21 @@
-"""Adam (Kingma & Ba 2015, alg. 1) and AdamW (Loshchilov & Hutter 2019, alg. 2), step by step as in PyTorch.
+"""How weights follow gradients: the optimisers that recipes name, and which parameters learn, and how fast.
 
-MindSpore's nn.AdamWeightDecay leaves out the bias correction, and nn.Adam only knows the L2 form of weight decay.
+An optimiser is a Cell that takes the gradients of its `params`, a tuple in the same order. It keeps a `step` int32 [1]
+and a `lr_scale` float32 [1], a factor of every rate, and tells all that a resumed run needs of it by `state()`.
 """
+
+from collections.abc import Callable
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from ms_vit.recipe import Optimizer
+from ms_vit.registry import Registry
 from ms_vit.training.gradients import hyper_map
+
+# Builds an optimiser of parameters, the learning rate of every step [steps], and the recipe's section.
+optimizers: Registry[Callable[[list[Parameter], np.ndarray, Optimizer], nn.Cell]] = Registry("optimizer")
 
 
 def decays(param: Parameter) -> bool:
@@ -60,7 +68,9 @@ def _update(beta1_power, beta2_power, base_lr, beta1, beta2, eps, decoupled,
 
 
 class Adam(nn.Cell):
-    """Updates `params` by their gradients, a tuple in the same order.
+    """Adam (Kingma & Ba 2015, alg. 1) and AdamW (Loshchilov & Hutter 2019, alg. 2), step by step as in PyTorch.
+
+    MindSpore's nn.AdamWeightDecay leaves out the bias correction, and nn.Adam only knows the L2 form of weight decay.
 
     learning_rates: one for each step, float32 [steps]; past the end the last one holds.
     layer_decay: each block learns by this factor less than the one after it; see learning_rate_scale.
@@ -101,3 +111,17 @@ class Adam(nn.Cell):
         rule = ops.partial(update, beta1_power, beta2_power, base_lr, self.beta1, self.beta2, eps, self.decoupled)
         done = hyper_map(rule, self.params, self.moment1, self.moment2, self.scales, self.decay, gradients)
         return ops.depend(ops.assign(self.step, self.step + 1), done)
+
+
+@optimizers.register("adamw")
+def adamw(params: list[Parameter], learning_rates: np.ndarray, settings: Optimizer) -> Adam:
+    """Adam with weight decay apart from the gradients."""
+    return Adam(params, learning_rates, betas=settings.betas, eps=settings.eps, weight_decay=settings.weight_decay,
+                layer_decay=settings.layer_decay)
+
+
+@optimizers.register("adam")
+def adam_l2(params: list[Parameter], learning_rates: np.ndarray, settings: Optimizer) -> Adam:
+    """Adam with weight decay as L2, within the gradients."""
+    return Adam(params, learning_rates, betas=settings.betas, eps=settings.eps, weight_decay=settings.weight_decay,
+                layer_decay=settings.layer_decay, decoupled=False)

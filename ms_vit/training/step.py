@@ -1,6 +1,7 @@
 """One training step, compiled as one graph: forward, backward, clip, update."""
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, Tensor, amp, nn, ops
 
 from ms_vit.models import kernels
@@ -8,7 +9,6 @@ from ms_vit.models.kernels.dropout import follow
 from ms_vit.training.ema import Average
 from ms_vit.training.gradients import Accumulated, Gradients, RecomputedGradients, hyper_map, scaled
 from ms_vit.training.mixing import Mixup
-from ms_vit.training.optimizers import Adam
 
 
 class GlobalNorm(nn.Cell):
@@ -22,6 +22,22 @@ class GlobalNorm(nn.Cell):
         return ops.sqrt(ops.addn(hyper_map(self.square_sum, gradients)))
 
 
+class Recent(nn.Cell):
+    """Keeps what the last `steps` steps came to on the device, so that it needn't wait for the host to read it.
+
+    (loss, norm), scalars -> `rows` float32 [steps, 2], the newest last.
+    """
+
+    def __init__(self, steps: int):
+        super().__init__(auto_prefix=False)
+        self.steps = steps
+        self.rows = Parameter(Tensor(np.zeros((steps, 2)), ms.float32), name="recent", requires_grad=False)
+
+    def construct(self, loss, norm):
+        row = ops.stack((loss.astype(ms.float32), norm)).reshape(1, 2)
+        return ops.assign(self.rows, ops.concat((self.rows[1:], row)) if self.steps > 1 else row)
+
+
 class TrainStep(nn.Cell):
     """(images [B, 3, H, W], labels [B]) -> the batch's mean loss and its gradients' joint norm; updates the parameters.
 
@@ -29,13 +45,15 @@ class TrainStep(nn.Cell):
     scale_loss: for float16 (`amp_level` O2 and O3): scales the loss so that small gradients survive, leaves a step
         out whose gradients overflow, and adapts the scale (Micikevicius et al. 2018, sec. 3.2).
     recompute: run each block again in the backward pass instead of keeping what it computed.
-    accumulate: parts that a batch is cut into, one after the other; must divide B.
+    accumulate: micro-batches that a batch is cut into, one after the other; must divide B.
     mixup: blends the batch first. average: follows the parameters. seed: of what dropout drops.
+    reducer: makes of each process's gradients their mean over all (World). recent: steps whose loss and norm are kept.
     """
 
-    def __init__(self, net: nn.Cell, loss: nn.Cell, optimizer: Adam, *, clip_norm: float = 0.0,
+    def __init__(self, net: nn.Cell, loss: nn.Cell, optimizer: nn.Cell, *, clip_norm: float = 0.0,
                  scale_loss: bool = False, recompute: bool = False, accumulate: int = 1, mixup: Mixup | None = None,
-                 average: Average | None = None, seed: int = 0):
+                 average: Average | None = None, seed: int = 0,
+                 reducer: nn.Cell | None = None, recent: int = 1):
         super().__init__(auto_prefix=False)
         self.net = net
         self.optimizer = optimizer
@@ -44,10 +62,12 @@ class TrainStep(nn.Cell):
         self.scaler = amp.DynamicLossScaler(2**16, 2, 2000) if scale_loss else None
         self.mixup = mixup
         self.average = average
-        self.part = Parameter(Tensor([0], ms.int32), name="part", requires_grad=False)
-        follow(net, optimizer.step, self.part, seed)
+        self.reducer = reducer
+        self.recent = Recent(recent)
+        self.micro_batch = Parameter(Tensor([0], ms.int32), name="micro_batch", requires_grad=False)
+        follow(net, optimizer.step, self.micro_batch, seed)
         gradients = (RecomputedGradients if recompute else Gradients)(net, loss, optimizer.params, self.scaler)
-        self.gradients = Accumulated(gradients, accumulate, self.part) if accumulate > 1 else gradients
+        self.gradients = Accumulated(gradients, accumulate, self.micro_batch) if accumulate > 1 else gradients
 
     def state(self) -> dict[str, Parameter]:
         """All that a resumed run needs besides the network and its average, by the names that it is saved under."""
@@ -58,9 +78,12 @@ class TrainStep(nn.Cell):
         if self.mixup is not None:
             images, labels = self.mixup(images, labels, self.optimizer.step)
         loss, gradients = self.gradients(images, labels)
+        if self.reducer is not None:
+            gradients = self.reducer(gradients)
         if self.scaler is None:
             norm = self.norm(gradients)
-            return ops.depend(loss, self.apply(gradients, norm)), norm
+            loss = ops.depend(loss, self.apply(gradients, norm))
+            return ops.depend(loss, self.recent(loss, norm)), norm
         loss, gradients = self.scaler.unscale(loss), self.scaler.unscale(gradients)
         finite = amp.all_finite(gradients)
         self.scaler.adjust(finite)
@@ -68,7 +91,7 @@ class TrainStep(nn.Cell):
         if finite:
             norm = self.norm(gradients)
             loss = ops.depend(loss, self.apply(gradients, norm))
-        return loss, norm
+        return ops.depend(loss, self.recent(loss, norm)), norm
 
     def apply(self, gradients, norm):
         if self.clip_norm > 0:

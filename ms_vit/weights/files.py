@@ -6,7 +6,6 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -16,16 +15,17 @@ from safetensors.numpy import save_file
 
 from ms_vit.data.labels import Labels
 from ms_vit.data.preprocessing import Preprocessing
-from ms_vit.errors import DataError
+from ms_vit.errors import DataError, UsageError
+from ms_vit.models.config import ViTConfig
 
 METADATA_KEY = "ms_vit"
 
 
 @dataclass(kw_only=True)
 class ModelSpec:
-    """What a set of weights needs to be of use: ViT's arguments, class labels, and how images are prepared."""
+    """What a set of weights needs to be of use: the network, its class labels, and how images are prepared."""
 
-    config: dict[str, Any]
+    config: ViTConfig
     labels: Labels
     preprocessing: Preprocessing
 
@@ -34,16 +34,18 @@ class ModelSpec:
 
     @classmethod
     def from_json(cls, text: str) -> "ModelSpec":
-        """Raises KeyError, TypeError or ValueError where it is none."""
+        """Raises KeyError, TypeError or ValueError where it is none, UsageError where its network can't be."""
         values = json.loads(text)
-        labels = Labels(**values["labels"])
-        spec = cls(config=dict(values["config"]), labels=labels, preprocessing=Preprocessing(**values["preprocessing"]))
-        prepared = spec.preprocessing
+        labels, prepared = Labels(**values["labels"]), Preprocessing(**values["preprocessing"])
         for kinds, words in (((str,), [labels.ids, labels.names, prepared.transforms]),
                              ((int, float), [prepared.mean, prepared.std, [prepared.crop_pct]])):
-            if not all(isinstance(each, list) and all(isinstance(word, kinds) for word in each) for each in words):
+            if not all(isinstance(line, list) and all(isinstance(word, kinds) for word in line) for line in words):
                 raise TypeError
-        return spec
+        try:
+            config = ViTConfig.from_dict(dict(values["config"]))
+        except (TypeError, ValueError) as error:
+            raise UsageError(str(error)) from error
+        return cls(config=config, labels=labels, preprocessing=prepared)
 
 
 def save_parameters(path: Path, parameters: dict[str, Parameter], spec: ModelSpec | None = None) -> None:
@@ -80,8 +82,19 @@ def spec_of(metadata: dict[str, str], path: Path) -> ModelSpec:
     """The spec in the metadata of a file of ours."""
     try:
         return ModelSpec.from_json(metadata[METADATA_KEY])
+    except UsageError as error:
+        raise DataError(f"{path} describes a network that can't be: {error}; download it again") from error
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise DataError(f"{path} has damaged metadata, or is of another version of ms-vit") from error
+
+
+def read_spec(path: Path) -> ModelSpec:
+    """The spec of a file of ours. Raises DataError where it is none."""
+    try:
+        with safe_open(path, "numpy") as file:
+            return spec_of(file.metadata() or {}, path)
+    except SafetensorError as error:
+        raise DataError(f"{path} is damaged or no safetensors file: {error}") from error
 
 
 def set_parameters(parameters: dict[str, Parameter], arrays: dict[str, np.ndarray], path: Path) -> None:

@@ -1,6 +1,5 @@
 """Weights of any format into a network, whatever its image size, patch size and classes."""
 
-import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,25 +12,26 @@ from ms_vit import limits
 from ms_vit.data.labels import Labels
 from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.errors import DataError, UsageError
-from ms_vit.models.config import check_config, model_config, weights_of
-from ms_vit.models.kernels import Gelu, LayerNorm
-from ms_vit.models.vit import FeedForward, ViT
+from ms_vit.models.config import HEAD_DIM, SHARES, ViTConfig, configure, named
+from ms_vit.models.vit import ViT
+from ms_vit.progress import say
 from ms_vit.weights.containers import read_weights
 from ms_vit.weights.containers.weight_file import printable
 from ms_vit.weights.files import METADATA_KEY, ModelSpec, misfits, refuse_misfits, spec_of
 from ms_vit.weights.formats import Pretrained, recognise
 from ms_vit.weights.resampling import resample_patch_kernel, resample_positions
 
-# Of ViT's arguments those that come from the weights, whatever the model's name says.
-FILE_DECIDES = ("channels", "class_token", "distilled", "registers", "class_position", "layer_scale", "norm_after_pool",
-                "pool", "epsilon", "gelu", "head_dim")
+# What weights are trained for, whatever the model's name says: with another GELU, say, they compute something else.
+FILE_DECIDES = ("channels", "class_token", "distilled", "registers", "class_position", "layer_scale", "fc_norm", "pool",
+                "epsilon", "gelu", "head_dim")
 
 
 @dataclass(kw_only=True)
 class Loaded:
     """What became of a weight file: parameters set from it, resampled for other sizes, started anew, and not used.
 
-    carried: classes of a new head whose rows come from the file's head.
+    carried: classes of a new head whose rows come from the file's head. contradictions: in what else the network is
+    another than the weights were trained for, e.g. "gelu tanh, not exact".
     """
 
     format: str
@@ -41,31 +41,41 @@ class Loaded:
     carried: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     left_over: list[str] = field(default_factory=list)
+    contradictions: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        parts = [f"{len(self.loaded)} tensors of {self.format} weights"]
-        parts += [f"resampled {', '.join(self.resized)}"] if self.resized else []
+        told = [f"{len(self.loaded)} tensors of {self.format} weights"]
+        told += [f"resampled {', '.join(self.resized)}"] if self.resized else []
         if self.replaced:
             known = f", {len(self.carried)} of its classes known to the weights" if self.carried else ""
-            parts.append(f"a new head{known}")
-        for what, names in (("left at the start", self.missing), ("not used", self.left_over)):
-            parts += [f"{what}: {', '.join(names)}"] if names else []
-        return "; ".join(parts)
+            told.append(f"a new head{known}")
+        for what, names in (("left at the start", self.missing), ("not used", self.left_over),
+                            ("trained with", self.contradictions)):
+            told += [f"{what}: {', '.join(names)}"] if names else []
+        return "; ".join(told)
 
 
 def load_weights(net: ViT, path: str | Path, *, labels: Labels | None = None, partial: bool = False) -> Loaded:
-    """Sets a network's weights from a file of any format; see formats.py. Returns what was loaded, resized, replaced.
+    """Sets a network's weights from a file of any format; see formats/. Returns what was loaded, resized, replaced.
 
     labels: the classes of the network's head. Where they aren't the file's, the head is new: rows of classes that the
         file knows, by id or name, carry over, the others start from zero.
     partial: takes what fits, and reports the rest instead of refusing it.
 
-    Another image size resamples the position embedding, another patch size the patch kernel. The network gets the
-    format's LayerNorm epsilon and GELU; so call this before it first runs.
+    Another image size resamples the position embedding, another patch size the patch kernel. Raises DataError where the
+    weights don't fit, or were trained for a network that is another in what shapes don't show, such as its GELU.
     """
     path = Path(path)
     pretrained = read_pretrained(path)
-    return fit(net, pretrained, path, config=pretrained.config, labels=labels, partial=partial)
+    contradictions = [f"{key} {pretrained.config[key]}, not {getattr(net.config, key)}"
+                      for key in (*FILE_DECIDES, "num_heads") if pretrained.config.get(key) is not None
+                      and pretrained.config[key] != getattr(net.config, key)]
+    if contradictions and not partial:
+        raise DataError(f"{path} is of another network: it was trained with {'; '.join(contradictions)}. Give that to "
+                        "create_model, or take what fits by partial=True")
+    report = fit(net, pretrained, path, labels=labels, partial=partial)
+    report.contradictions = contradictions
+    return report
 
 
 def read_pretrained(path: Path) -> Pretrained:
@@ -77,8 +87,8 @@ def read_pretrained(path: Path) -> Pretrained:
     if METADATA_KEY in file.metadata:
         spec = spec_of(file.metadata, path)
         preprocessing = {key: getattr(spec.preprocessing, key) for key in ("transforms", "crop_pct", "mean", "std")}
-        pretrained = Pretrained(format="ms-vit", arrays=file.arrays, config=spec.config, preprocessing=preprocessing,
-                          labels=spec.labels)
+        pretrained = Pretrained(format="ms-vit", arrays=file.arrays, config=spec.config.as_dict(),
+                                preprocessing=preprocessing, labels=spec.labels)
     else:
         pretrained = recognise(file, path)
     try:
@@ -90,27 +100,25 @@ def read_pretrained(path: Path) -> Pretrained:
 
 def check(pretrained: Pretrained) -> None:
     """Raises TypeError, ValueError or UsageError where what a file says of its network contradicts itself, or ViT."""
-    config, labels = pretrained.config, pretrained.labels
-    if pretrained.format == "ms-vit":
-        inspect.signature(ViT).bind(**config)
-    check_config(config)
-    if labels and (len(labels.ids), len(labels.names)) != (config["num_classes"],) * 2:
-        raise ValueError(f"{len(labels.ids)} ids and {len(labels.names)} names of {config['num_classes']} classes")
-    held, described = sum(array.size for array in pretrained.arrays.values()), weights_of(config)
-    if described > limits.MAX_LACKING * held:      # what a file lacks else is told by name, once the network is there
-        raise ValueError(f"of the {described:,} weights by its depth, dim, mlp_dim and image_size it has {held:,}")
+    config = ViTConfig(**{"num_heads": 1, "num_classes": 1} | pretrained.config)
+    labels = pretrained.labels
+    if labels and (len(labels.ids), len(labels.names)) != (config.num_classes,) * 2:
+        raise ValueError(f"{len(labels.ids)} ids and {len(labels.names)} names of {config.num_classes} classes")
+    held = sum(array.size for array in pretrained.arrays.values())
+    if config.weights > limits.MAX_LACKING * held:      # what it lacks else is told by name, once there is a network
+        raise ValueError(f"of the {config.weights:,} weights by its depth, dim, mlp_dim and image_size it has {held:,}")
     for name, array in pretrained.arrays.items():
         if not np.isfinite(array).all():
             raise ValueError(f"{printable(name)} has values that are no numbers (NaN or infinite)")
-    Preprocessing(image_size=config["image_size"], **pretrained.preprocessing).check()
+    Preprocessing(image_size=config.image_size, **pretrained.preprocessing).check()
 
 
-def fit(net: ViT, pretrained: Pretrained, path: Path, *, config: dict[str, Any], labels: Labels | None = None,
+def fit(net: ViT, pretrained: Pretrained, path: Path, *, labels: Labels | None = None,
         partial: bool = False) -> Loaded:
-    """Sets `net` from converted weights, with the epsilon and GELU of `config`; see load_weights."""
+    """Sets `net`, which is built for them, from converted weights; see load_weights."""
     wanted = {parameter.name: parameter for parameter in net.get_parameters()}
     arrays, report = dict(pretrained.arrays), Loaded(format=pretrained.format, loaded=[])
-    if pretrained.config.get("class_position", True) == net.class_position:
+    if pretrained.config.get("class_position", True) == net.config.class_position:
         resize(arrays, wanted, net, report)
     new_head(arrays, wanted, pretrained.labels, labels, report)
     missing, left_over, shapes = misfits(wanted, arrays)
@@ -122,29 +130,24 @@ def fit(net: ViT, pretrained: Pretrained, path: Path, *, config: dict[str, Any],
             parameter.set_data(ms.Tensor(np.ascontiguousarray(arrays[name]), parameter.dtype))
             if name not in report.replaced:
                 report.loaded.append(name)
-    for cell in (cell for _, cell in net.cells_and_names()):
-        if isinstance(cell, LayerNorm):
-            cell.set_epsilon(config.get("epsilon", 1e-6))
-        elif isinstance(cell, FeedForward):
-            cell.gelu = Gelu(config.get("gelu", "exact"))
     return report
 
 
 def resize(arrays: dict[str, np.ndarray], wanted: dict[str, Parameter], net: ViT, report: Loaded) -> None:
     """Resamples positions and patch kernel where the network's image or patch size is another."""
-    kernel, positions = arrays.get("patch_embed.proj.weight"), arrays.get("pos_embed")
+    kernel, positions, config = arrays.get("patch_embed.proj.weight"), arrays.get("pos_embed"), net.config
     shape = tuple(wanted["patch_embed.proj.weight"].shape)
     if kernel is not None and kernel.shape[:2] == shape[:2] and \
             kernel.shape[2:] == kernel.shape[-1:] * 2 != shape[2:] and \
             0 < kernel.shape[-1] <= limits.NETWORK["patch_size"][1]:
         arrays["patch_embed.proj.weight"] = resample_patch_kernel(kernel, shape[-1])
         report.resized.append(f"patches {kernel.shape[-1]} -> {shape[-1]}")
-    extra = net.extra_tokens if net.class_position else 0
-    if positions is not None and positions.shape[::2] == tuple(net.pos_embed.shape)[::2]:
+    extra = config.extra_tokens if config.class_position else 0
+    if positions is not None and positions.shape[::2] == (1, config.dim):
         side = round((positions.shape[1] - extra) ** 0.5)
-        if side * side == positions.shape[1] - extra and (side, side) != net.patch_embed.grid:
-            arrays["pos_embed"] = resample_positions(positions, net.patch_embed.grid, extra=extra)
-            height, width = net.patch_embed.grid
+        if side * side == positions.shape[1] - extra and (side, side) != config.grid:
+            arrays["pos_embed"] = resample_positions(positions, config.grid, extra=extra)
+            height, width = config.grid
             report.resized.append(f"positions {side}x{side} -> {height}x{width}")
 
 
@@ -186,48 +189,50 @@ def load_model(path: Path, model: str | None = None) -> tuple[ViT, ModelSpec]:
 
 
 def read_model(path: Path, model: str | None = None) -> tuple[Pretrained, ModelSpec]:
-    """What a weight file holds, and what it makes: the network's arguments, its labels, its preprocessing.
+    """What a weight file holds, and what it makes: the network's config, its labels, its preprocessing.
 
-    A file of ours says all by itself; for another library's, `model` names the network.
+    `model` names the network, where it is for another image or patch size, or the file doesn't tell enough.
     """
     pretrained = read_pretrained(path)
-    if pretrained.format != "ms-vit":
-        if model is None:
-            raise UsageError(f"{path} holds {pretrained.format} weights; say by --model which ViT it is, "
-                             "for instance vit_base_patch16_224")
-        if "num_classes" not in pretrained.config:
-            raise DataError(f"{path} has no head to predict with; train one first, with --model.weights {path}")
+    if "num_classes" not in pretrained.config:
+        raise DataError(f"{path} has no head to predict with; train one first, with --model.weights {path}")
     labels = pretrained.labels or numbered(pretrained.config["num_classes"])
-    config = merged_config(pretrained, model, path)
-    return pretrained, ModelSpec(config=config, labels=labels,
-                              preprocessing=Preprocessing(image_size=config["image_size"], **pretrained.preprocessing))
+    config = merged_config(pretrained, path, None if pretrained.format == "ms-vit" else model)
+    return pretrained, ModelSpec(config=config, labels=labels, preprocessing=Preprocessing(
+        image_size=config.image_size, **pretrained.preprocessing))
 
 
 def network(pretrained: Pretrained, spec: ModelSpec, path: Path) -> ViT:
     """The network that `read_model` describes, ready to predict."""
-    try:
-        net = ViT(**spec.config)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{path} describes a network that this version doesn't know: {error}") from error
-    loaded = fit(net, pretrained, path, config=spec.config)
-    refuse_misfits(path, loaded.replaced, [], [])     # a new head predicts nothing
+    net = ViT(spec.config)
+    refuse_misfits(path, fit(net, pretrained, path).replaced, [], [])      # a new head predicts nothing
     net.set_train(False)
     return net
 
 
-def merged_config(pretrained: Pretrained, name: str | None, path: Path, **changes: Any) -> dict[str, Any]:
-    """ViT's arguments: the file's, for the named model's image and patch size, with the user's `changes`."""
-    if name is None:
-        return pretrained.config
-    named = model_config(name, **changes)
-    other = [f"{key} {pretrained.config[key]}, not {named[key]}" for key in ("dim", "depth", "mlp_dim", "num_heads")
-             if key in pretrained.config and key not in changes and pretrained.config[key] != named[key]]
-    if other:
-        raise DataError(f"{path} is no {name}: it has {', '.join(other)}")
+def merged_config(pretrained: Pretrained, path: Path, name: str | None = None, **changes: Any) -> ViTConfig:
+    """A network for weights: what the file tells, for a named model's image and patch size, with the user's `changes`.
+
+    Raises DataError where the file is no such model, UsageError where it doesn't tell enough and nobody else does.
+    """
     told = pretrained.config
-    kept = {key: told[key] for key in FILE_DECIDES if key in told and changes.get(key) is None}
-    classes = {"num_classes": pretrained.config.get("num_classes", named["num_classes"])}
-    return named | kept | (classes if changes.get("num_classes") is None else {})
+    if name is None:
+        values = {key: value for key, value in told.items() if key not in SHARES}
+    else:
+        values = named(name)
+        other = [f"{key} {told[key]}, not {values[key]}" for key in ("dim", "depth", "mlp_dim", "num_heads")
+                 if key in told and changes.get(key) is None and told[key] != values[key]]
+        if other:
+            raise DataError(f"{path} is no {name}: it has {', '.join(other)}")
+        values |= {key: told[key] for key in (*FILE_DECIDES, "num_classes") if key in told}
+    if "num_heads" not in values and changes.get("num_heads") is None:
+        if told["dim"] % HEAD_DIM:
+            raise UsageError(f"{path} doesn't tell its attention heads, and its width of {told['dim']} is none of "
+                             f"heads of {HEAD_DIM}; say by --model which ViT it is, for instance vit_base_patch16_224")
+        values["num_heads"] = told["dim"] // HEAD_DIM
+        say(f"{path} doesn't tell its attention heads; {values['num_heads']} of {HEAD_DIM} are assumed, the width that "
+            "they have in all published ViTs")
+    return configure(values, **changes)
 
 
 def numbered(count: int) -> Labels:

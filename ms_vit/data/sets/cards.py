@@ -137,6 +137,12 @@ class Card:
                               allow_unicode=True)
 
 
+def card_of(folder: Path) -> Card | None:
+    """The card that a data folder was downloaded by; None where it wasn't. Raises UsageError where it is damaged."""
+    file = folder / "card.yaml"
+    return Card.load(file) if file.is_file() else None
+
+
 def card_file(name_or_path: str | Path) -> Path:
     """The file of a published card's name, or the given file."""
     path = Path(name_or_path)

@@ -6,17 +6,15 @@ Each cell has up to three forms, chosen when it is made, so after the device is 
 """
 
 import math
-from typing import Literal
 
 import mindspore as ms
 from mindspore import Parameter, nn, ops
 from mindspore.common.initializer import Constant, HeUniform, initializer
 
+from ms_vit.models.config import GeluKind
 from ms_vit.models.kernels import compiled
 from ms_vit.models.kernels.dropout import Dropout as Dropout
 from ms_vit.models.kernels.dropout import DropPath as DropPath
-
-Kind = Literal["exact", "tanh"]
 
 
 def on(device: str) -> bool:
@@ -76,7 +74,7 @@ class Gelu(nn.Cell):
     MindSpore.
     """
 
-    def __init__(self, kind: Kind = "exact"):
+    def __init__(self, kind: GeluKind = "exact"):
         super().__init__()
         self.fused = compiled.Gelu(kind) if compiled.wanted() else None
         self.plain = PlainGelu(kind) if on("CPU") else None
@@ -100,7 +98,7 @@ class PlainGelu(compiled.Single):
     CUBIC = 0.044715
     SCALE = 2 * math.sqrt(2 / math.pi)
 
-    def __init__(self, kind: Kind):
+    def __init__(self, kind: GeluKind):
         super().__init__()
         self.exact = kind == "exact"
 
@@ -132,9 +130,6 @@ class LayerNorm(nn.Cell):
         super().__init__()
         self.weight = Parameter(initializer("ones", (dim,)))
         self.bias = Parameter(initializer("zeros", (dim,)))
-        self.set_epsilon(epsilon)
-
-    def set_epsilon(self, epsilon: float) -> None:
         self.fused = compiled.LayerNorm(epsilon) if compiled.wanted() else None
         self.normalize = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=epsilon)
 

@@ -16,13 +16,14 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from ms_vit.caches import cache_folder
 from ms_vit.device import cpu_count
+from ms_vit.models.config import GeluKind
 from ms_vit.progress import say
 
 SOURCE = Path(__file__).with_name("compiled.cc")
@@ -110,7 +111,7 @@ class Single(nn.Cell):
 class Gelu(Single):
     """GELU, exact or by tanh: [...] -> [...], float32."""
 
-    def __init__(self, kind: Literal["exact", "tanh"]):
+    def __init__(self, kind: GeluKind):
         super().__init__()
         self.forward = operator(f"gelu_{kind}", lambda x: x, lambda x: x)
         self.backward = operator(f"gelu_{kind}_grad", lambda x, dy: x, lambda x, dy: x)
@@ -158,17 +159,20 @@ class Attention(Single):
 
 
 class Dropout(Single):
-    """(x [...], step [1], part [1], salt [2], (threshold, scale) [2]) -> [...], float32; the second to fourth int32."""
+    """(x [...], step [1], micro_batch [1], salt [2], (threshold, scale) [2]) -> [...], float32.
+
+    The second to the fourth are int32.
+    """
 
     def __init__(self):
         super().__init__()
         self.drop = operator("dropout", lambda x, s, p, t, n: x, lambda x, s, p, t, n: x)
 
-    def construct(self, x, step, part, salt, numbers):
-        return self.drop(x, step, part, salt, numbers)
+    def construct(self, x, step, micro_batch, salt, numbers):
+        return self.drop(x, step, micro_batch, salt, numbers)
 
-    def bprop(self, x, step, part, salt, numbers, out, dout):
-        return (self.drop(dout, step, part, salt, numbers), ops.zeros_like(step), ops.zeros_like(part),
+    def bprop(self, x, step, micro_batch, salt, numbers, out, dout):
+        return (self.drop(dout, step, micro_batch, salt, numbers), ops.zeros_like(step), ops.zeros_like(micro_batch),
                 ops.zeros_like(salt), ops.zeros_like(numbers))
 
 

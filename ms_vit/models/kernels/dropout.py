@@ -27,14 +27,14 @@ class Dropout(nn.Cell):
         self.scale = 1 / (1 - rate)
         self.numbers = Tensor([self.threshold, self.scale], ms.float32)
         self.salt = Tensor([0, 0], ms.int32)
-        self.step = self.part = None
+        self.step = self.micro_batch = None
 
-    def follow(self, step: Parameter, part: Parameter, salt: np.ndarray) -> None:
-        """Masks follow from salt, int32 [2], and the values that `step` and `part`, int32 [1], have at the time."""
+    def follow(self, step: Parameter, micro_batch: Parameter, salt: np.ndarray) -> None:
+        """Masks follow from salt, int32 [2], and the values that `step` and `micro_batch`, int32 [1], have then."""
         self.salt = Tensor(salt)
         # Past Cell's own __setattr__, which would make them parameters of the network.
         object.__setattr__(self, "step", step)
-        object.__setattr__(self, "part", part)
+        object.__setattr__(self, "micro_batch", micro_batch)
 
     def construct(self, x):
         if self.rate == 0.0 or not self.training:
@@ -42,12 +42,12 @@ class Dropout(nn.Cell):
         if self.step is None:
             return self.native(x)
         if self.fused is not None and x.dtype == ms.float32:
-            return self.fused(x, self.step, self.part, self.salt, self.numbers)
+            return self.fused(x, self.step, self.micro_batch, self.salt, self.numbers)
         return x * self.mask(x)
 
     def mask(self, x):
         """As `dropout` of compiled.cc, to the bit."""
-        first = mixed(mixed(ops.bitwise_xor(self.step, self.salt[0])) + self.part)
+        first = mixed(mixed(ops.bitwise_xor(self.step, self.salt[0])) + self.micro_batch)
         second = mixed(ops.bitwise_xor(first, self.salt[1]))
         columns = x.shape[-1]
         rows = x.size // columns
@@ -73,11 +73,11 @@ class DropPath(nn.Cell):
         return x * self.dropout(ops.ones((x.shape[0], 1, 1), ms.float32)).astype(x.dtype)
 
 
-def follow(net: nn.Cell, step: Parameter, part: Parameter, seed: int) -> None:
-    """Has all dropout of a network follow the optimiser's step, the part of the batch (both int32 [1]), and a seed."""
+def follow(net: nn.Cell, step: Parameter, micro_batch: Parameter, seed: int) -> None:
+    """Has all dropout of a network follow the optimiser's step, the micro-batch (both int32 [1]), and a seed."""
     layers = [cell for _, cell in net.cells_and_names() if isinstance(cell, Dropout)]
     for number, layer in enumerate(layers):
-        layer.follow(step, part, np.random.SeedSequence((seed, number)).generate_state(2).view(np.int32))
+        layer.follow(step, micro_batch, np.random.SeedSequence((seed, number)).generate_state(2).view(np.int32))
 
 
 def mixed(x):

@@ -14,6 +14,7 @@ import torch
 import transformers
 
 from ms_vit.data.labels import Labels
+from ms_vit.models.config import ViTConfig
 from ms_vit.progress import say
 from ms_vit.weights.exports.source import Source, pictures, refuse
 from ms_vit.weights.files import save_arrays
@@ -41,19 +42,19 @@ RESAMPLE = {"bilinear": 2, "bicubic": 3}    # Pillow's numbers
 def write(source: Source, path: Path) -> None:
     config = source.config
     refuse("Hugging Face", {
-        "mean pooling": config["pool"] == "mean",
-        "conv stem of this kind": bool(config["stem"]),
-        "flattening head": config["pool"] == "flatten",
-        "fc_norm": config["norm_after_pool"],
-        "registers": config["registers"] > 0,
-        "layer scale": config["layer_scale"],
-        "class token without a position": not config["class_position"],
-        "head_dim of its own": config["head_dim"] * config["num_heads"] != config["dim"],
+        "mean pooling": config.pool == "mean",
+        "conv stem of this kind": bool(config.stem),
+        "flattening head": config.pool == "flatten",
+        "fc_norm": config.fc_norm,
+        "registers": config.registers > 0,
+        "layer scale": config.layer_scale,
+        "class token without a position": not config.class_position,
+        "head_dim of its own": config.attention_dim != config.dim,
         "image size that is no multiple of the patch": source.padded,
     })
     path.mkdir()
-    save_arrays(path / "model.safetensors", tensors(source.arrays, distilled=config["distilled"]), {"format": "pt"})
-    description = model_config(config, source.spec.labels) | source.to_config()
+    save_arrays(path / "model.safetensors", tensors(source.arrays, distilled=config.distilled), {"format": "pt"})
+    description = description_of(config, source.spec.labels) | source.to_config()
     (path / "config.json").write_text(json.dumps(description, indent=1))
     (path / "preprocessor_config.json").write_text(json.dumps(preprocessor_config(source), indent=1))
 
@@ -72,24 +73,24 @@ def tensors(arrays: dict[str, np.ndarray], *, distilled: bool) -> dict[str, np.n
     return renamed(apart, rules)
 
 
-def model_config(config: dict[str, Any], labels: Labels) -> dict[str, Any]:
+def description_of(config: ViTConfig, labels: Labels) -> dict[str, Any]:
     counts = Counter(labels.names)      # label2id needs every name to be one class's alone
     names = [name if counts[name] == 1 else f"{name} ({id})"
              for id, name in zip(labels.ids, labels.names, strict=True)]
-    size = config["image_size"]
+    size = config.image_size
     return {
-        "architectures": ["DeiTForImageClassificationWithTeacher" if config["distilled"]
+        "architectures": ["DeiTForImageClassificationWithTeacher" if config.distilled
                           else "ViTForImageClassification"],
-        "model_type": "deit" if config["distilled"] else "vit",
-        "hidden_size": config["dim"],
-        "num_hidden_layers": config["depth"],
-        "num_attention_heads": config["num_heads"],
-        "intermediate_size": config["mlp_dim"],
-        "hidden_act": "gelu" if config["gelu"] == "exact" else "gelu_pytorch_tanh",
-        "layer_norm_eps": config["epsilon"],
+        "model_type": "deit" if config.distilled else "vit",
+        "hidden_size": config.dim,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": config.mlp_dim,
+        "hidden_act": "gelu" if config.gelu == "exact" else "gelu_pytorch_tanh",
+        "layer_norm_eps": config.epsilon,
         "image_size": size if isinstance(size, int) else list(size),
-        "patch_size": config["patch_size"],
-        "num_channels": config["channels"],
+        "patch_size": config.patch_size,
+        "num_channels": config.channels,
         "qkv_bias": True,
         "id2label": {str(index): name for index, name in enumerate(names)},
         "label2id": {name: index for index, name in enumerate(names)},

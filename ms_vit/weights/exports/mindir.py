@@ -25,7 +25,7 @@ def write(source: Source, path: Path) -> None:
     beside.write_text(json.dumps(asdict(source.spec), indent=1))
     images = ms.Tensor(shape=[None, *source.image_shape], dtype=ms.float32)
     with compiled.off():
-        net = ViT(**source.config)
+        net = ViT(source.config)
     set_parameters(net.parameters_dict(), source.arrays, path)
     ms.export(net.set_train(False), images, file_name=str(path), file_format="MINDIR")
     apart = path.with_name(f"{path.stem}_variables")

@@ -59,9 +59,8 @@ class Writer:
         self.source = source
         self.config = source.config
         self.arrays = source.arrays
-        self.extra = source.net.extra_tokens
-        grid = source.net.patch_embed.grid
-        self.patches = grid[0] * grid[1]
+        self.extra = source.config.extra_tokens
+        self.patches = source.config.patches
 
     def dense(self, name: str, x: str, weight: np.ndarray, bias: np.ndarray) -> str:
         """A linear layer on [B, N, inputs]."""
@@ -77,25 +76,25 @@ class Writer:
 
     def norm(self, name: str, x: str) -> str:
         return self.graph.add(name, "LayerNormalization", x, self.own(f"{name}.weight"), self.own(f"{name}.bias"),
-                              axis=-1, epsilon=self.config["epsilon"])
+                              axis=-1, epsilon=self.config.epsilon)
 
     def patch_embed(self) -> str:
         """Images -> [B, N, D]. Sides that are no multiple of the patch are padded at the right and the bottom."""
-        add, patch = self.graph.add, self.config["patch_size"]
+        add, patch = self.graph.add, self.config.patch_size
         _, height, width = self.source.image_shape
         padding = (-height % patch, -width % patch)
-        if self.config["stem"]:
+        if self.config.stem:
             x = add("patch_embed.flat", "Reshape", self.stem("images", padding),
-                    self.graph.constant("patch_embed.shape", [-1, self.patches, self.config["stem"][-1]]))
+                    self.graph.constant("patch_embed.shape", [-1, self.patches, self.config.stem[-1]]))
             return self.layer("patch_embed.proj", x)
         x = self.conv("patch_embed.proj", "images", stride=patch, pads=[0, 0, *padding])
-        shape = self.graph.constant("patch_embed.shape", [-1, self.config["dim"], self.patches])
+        shape = self.graph.constant("patch_embed.shape", [-1, self.config.dim, self.patches])
         return add("patch_embed", "Transpose", add("patch_embed.flat", "Reshape", x, shape), perm=[0, 2, 1])
 
     def stem(self, x: str, padding: tuple[int, int]) -> str:
         """[B, C, H, W] -> [B, H / p, W / p, C']."""
         add, (bottom, right) = self.graph.add, padding
-        for index in range(len(self.config["stem"])):
+        for index in range(len(self.config.stem)):
             name = f"patch_embed.stem.{index}"
             if index:
                 x, bottom, right = add(f"{name}.first", "Transpose", x, perm=[0, 3, 1, 2]), 0, 0
@@ -112,9 +111,9 @@ class Writer:
     def tokens(self, x: str) -> str:
         """[B, N, D] -> [B, extra + N, D]: extra tokens in front, positions added."""
         names = [name for name in ("cls_token", "dist_token", "reg_token") if name in self.arrays]
-        front = np.concatenate([np.zeros((1, 0, self.config["dim"]), np.float32), *(self.arrays[n] for n in names)], 1)
+        front = np.concatenate([np.zeros((1, 0, self.config.dim), np.float32), *(self.arrays[n] for n in names)], 1)
         positions = self.arrays["pos_embed"]
-        if self.config["class_position"]:
+        if self.config.class_position:
             front, positions = front + positions[:, :self.extra], positions[:, self.extra:]
         add, constant = self.graph.add, self.graph.constant
         if self.extra:      # room for the tokens in front, which are part of what is added
@@ -123,7 +122,7 @@ class Writer:
 
     def attention(self, name: str, x: str) -> str:
         add, constant = self.graph.add, self.graph.constant
-        heads, head_dim = self.config["num_heads"], self.config["head_dim"]
+        heads, head_dim = self.config.num_heads, self.config.head_dim
         inner, count = heads * head_dim, self.extra + self.patches
         weight, bias = self.arrays[f"{name}.qkv.weight"].copy(), self.arrays[f"{name}.qkv.bias"].copy()
         scale = np.float32(head_dim ** -0.5)
@@ -143,7 +142,7 @@ class Writer:
     def gelu(self, name: str, x: str) -> str:
         """As PlainGelu of kernels/__init__.py; the first in the form that onnxruntime fuses into one kernel."""
         add, constant = self.graph.add, self.graph.constant
-        if self.config["gelu"] == "exact":
+        if self.config.gelu == "exact":
             y = add(f"{name}.erf", "Erf", add(f"{name}.scaled", "Div", x, constant("gelu.sqrt2", math.sqrt(2))))
             y = add(f"{name}.gated", "Mul", x, add(f"{name}.gate", "Add", y, constant("gelu.one", 1.0)))
             return add(name, "Mul", y, constant("gelu.half", 0.5))
@@ -158,7 +157,7 @@ class Writer:
     def block(self, name: str, x: str) -> str:
         for number, part, branch in ((1, "attn", self.attention), (2, "mlp", self.mlp)):
             y = branch(f"{name}.{part}", self.norm(f"{name}.norm{number}", x))
-            if self.config["layer_scale"]:
+            if self.config.layer_scale:
                 y = self.graph.add(f"{name}.ls{number}", "Mul", y, self.own(f"{name}.ls{number}.gamma"))
             x = self.graph.add(f"{name}.plus_{part}", "Add", x, y)
         return x
@@ -174,23 +173,23 @@ class Writer:
     def pool(self, x: str) -> str:
         """[B, extra + N, D] -> what the head sees, [B, D] or [B, N * D]."""
         add, constant = self.graph.add, self.graph.constant
-        if self.config["pool"] == "cls":
+        if self.config.pool == "cls":
             return self.token(0, x)
         if self.extra:
             x = add("patch_tokens", "Slice", x, constant("patch_tokens.start", [self.extra]),
                     constant("patch_tokens.stop", [self.extra + self.patches]), constant("patch_tokens.axis", [1]))
-        if self.config["pool"] == "mean":
+        if self.config.pool == "mean":
             return add("pool", "ReduceMean", x, axes=[1], keepdims=0)
-        return add("pool", "Reshape", x, constant("pool.shape", [-1, self.patches * self.config["dim"]]))
+        return add("pool", "Reshape", x, constant("pool.shape", [-1, self.patches * self.config.dim]))
 
     def vit(self) -> str:
         """The whole network; returns the name of its logits."""
         x = self.tokens(self.patch_embed())
-        for index in range(self.config["depth"]):
+        for index in range(self.config.depth):
             x = self.block(f"blocks.{index}", x)
-        after = self.config["norm_after_pool"]
+        after = self.config.fc_norm
         x = x if after else self.norm("norm", x)
-        if self.config["distilled"]:
+        if self.config.distilled:
             one, other = self.head("head", self.token(0, x)), self.head("head_dist", self.token(1, x))
             x = self.graph.add("sum", "Add", one, other)
             return self.graph.add("mean", "Mul", x, self.graph.constant("mean.half", 0.5))
@@ -204,7 +203,7 @@ def build(source: Source) -> onnx.ModelProto:
     graph = writer.graph
     graph.add("logits", "Identity", writer.vit())
     images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", *source.image_shape])
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", source.config["num_classes"]])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", source.config.num_classes])
     opset = helper.make_opsetid("", OPSET)
     # The oldest file version that has this opset: older runtimes read it, too.
     model = helper.make_model(

@@ -1,6 +1,5 @@
 """What is exported: a network, its arguments and weights, and its preprocessing in other libraries' words."""
 
-import inspect
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,7 +10,8 @@ from mindspore.dataset.vision import Inter
 from ms_vit.data.operations import bound
 from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.errors import UsageError
-from ms_vit.models.vit import ViT, pair
+from ms_vit.models.config import ViTConfig
+from ms_vit.models.vit import ViT
 from ms_vit.weights.files import METADATA_KEY, ModelSpec
 
 INTERPOLATIONS = {Inter.BILINEAR: "bilinear", Inter.BICUBIC: "bicubic", Inter.PILCUBIC: "bicubic"}
@@ -31,24 +31,18 @@ class Source:
         return {parameter.name: parameter.asnumpy() for parameter in self.net.get_parameters()}
 
     @property
-    def config(self) -> dict[str, Any]:
-        """Every argument of ViT, those that the spec leaves at their defaults included."""
-        parameters = inspect.signature(ViT.__init__).parameters.values()
-        defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
-        config = defaults | self.spec.config
-        config["head_dim"] = config["head_dim"] or config["dim"] // config["num_heads"]
-        config["class_token"] = config["class_token"] or config["pool"] == "cls"
-        return config
+    def config(self) -> ViTConfig:
+        return self.spec.config
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of an input, in pixels."""
-        return self.config["channels"], *pair(self.config["image_size"])
+        return self.config.channels, *self.config.height_and_width
 
     @property
     def padded(self) -> bool:
         """Whether the images' sides are no multiples of the patch's."""
-        return any(side % self.config["patch_size"] for side in self.image_shape[1:])
+        return any(side % self.config.patch_size for side in self.image_shape[1:])
 
     def to_config(self) -> dict[str, Any]:
         """The spec as an entry for another library's config.json, where its own keys can't say everything."""

@@ -9,7 +9,7 @@ import numpy as np
 import timm
 import torch
 
-from ms_vit.models.config import SIZES
+from ms_vit.models.config import SIZES, ViTConfig
 from ms_vit.progress import say
 from ms_vit.weights.exports.source import Source, pictures, refuse
 from ms_vit.weights.files import save_arrays
@@ -19,27 +19,27 @@ EPSILON = 1e-6  # of timm's LayerNorm; a config.json can't name another
 
 def write(source: Source, path: Path) -> None:
     config = source.config
-    distilled = config["distilled"]
+    distilled = config.distilled
     refuse("timm", {
-        "conv stem of this kind": bool(config["stem"]),
-        "flattening head": config["pool"] == "flatten",
-        "head_dim of its own": config["head_dim"] * config["num_heads"] != config["dim"],
+        "conv stem of this kind": bool(config.stem),
+        "flattening head": config.pool == "flatten",
+        "head_dim of its own": config.attention_dim != config.dim,
         "image size that is no multiple of the patch": source.padded,
-        "registers beside a distillation token": distilled and config["registers"] > 0,
+        "registers beside a distillation token": distilled and config.registers > 0,
         "mean pooling or fc_norm beside a distillation token":
-            distilled and (config["pool"] != "cls" or config["norm_after_pool"]),
-        "distillation token without a position": distilled and not config["class_position"],
+            distilled and (config.pool != "cls" or config.fc_norm),
+        "distillation token without a position": distilled and not config.class_position,
     })
-    if config["epsilon"] != EPSILON:
-        say(f"timm's LayerNorm has epsilon {EPSILON}, this network's {config['epsilon']}")
+    if config.epsilon != EPSILON:
+        say(f"timm's LayerNorm has epsilon {EPSILON}, this network's {config.epsilon}")
     path.mkdir()
     save_arrays(path / "model.safetensors", source.arrays, {"format": "pt"})
     labels = source.spec.labels
     description = {
         "architecture": architecture(config),
-        "num_classes": config["num_classes"],
-        "num_features": config["dim"],
-        "global_pool": "avg" if config["pool"] == "mean" else "token",
+        "num_classes": config.num_classes,
+        "num_features": config.dim,
+        "global_pool": "avg" if config.pool == "mean" else "token",
         "label_names": labels.ids,
         "label_descriptions": dict(zip(labels.ids, labels.names, strict=True)),
         "model_args": model_args(source),
@@ -48,40 +48,40 @@ def write(source: Source, path: Path) -> None:
     (path / "config.json").write_text(json.dumps(description | source.to_config(), indent=1))
 
 
-def architecture(config: dict[str, Any]) -> str:
+def architecture(config: ViTConfig) -> str:
     """The name in timm that comes nearest; the arguments beside it say all of the network's shape."""
-    shape = {key: config[key] for key in ("dim", "depth", "num_heads", "mlp_dim")}
+    shape = {key: getattr(config, key) for key in ("dim", "depth", "num_heads", "mlp_dim")}
     size = next((name for name, named in SIZES.items() if named == shape), "base")
-    kind = "deit_{}_distilled" if config["distilled"] else "vit_{}"
-    name = f"{kind.format(size)}_patch{config['patch_size']}_224"
+    kind = "deit_{}_distilled" if config.distilled else "vit_{}"
+    name = f"{kind.format(size)}_patch{config.patch_size}_224"
     return name if timm.is_model(name) else f"{kind.format('base')}_patch16_224"
 
 
 def model_args(source: Source) -> dict[str, Any]:
     """The arguments of timm's VisionTransformer."""
     config = source.config
-    ratio = config["mlp_dim"] / config["dim"]
-    if int(config["dim"] * ratio) != config["mlp_dim"]:     # timm rounds down
+    ratio = config.mlp_dim / config.dim
+    if int(config.dim * ratio) != config.mlp_dim:     # timm rounds down
         ratio = float(np.nextafter(ratio, np.inf))
     arguments = {
         "img_size": list(source.image_shape[1:]),
-        "patch_size": config["patch_size"],
-        "in_chans": config["channels"],
-        "embed_dim": config["dim"],
-        "depth": config["depth"],
-        "num_heads": config["num_heads"],
+        "patch_size": config.patch_size,
+        "in_chans": config.channels,
+        "embed_dim": config.dim,
+        "depth": config.depth,
+        "num_heads": config.num_heads,
         "mlp_ratio": ratio,
-        "init_values": 1e-5 if config["layer_scale"] else None,
-        "act_layer": "gelu" if config["gelu"] == "exact" else "gelu_tanh",
+        "init_values": 1e-5 if config.layer_scale else None,
+        "act_layer": "gelu" if config.gelu == "exact" else "gelu_tanh",
     }
-    if config["distilled"]:
+    if config.distilled:
         return arguments
     return arguments | {
-        "global_pool": "avg" if config["pool"] == "mean" else "token",
-        "fc_norm": config["norm_after_pool"],
-        "class_token": config["class_token"],
-        "reg_tokens": config["registers"],
-        "no_embed_class": not config["class_position"],
+        "global_pool": "avg" if config.pool == "mean" else "token",
+        "fc_norm": config.fc_norm,
+        "class_token": config.class_token,
+        "reg_tokens": config.registers,
+        "no_embed_class": not config.class_position,
     }
 
 
@@ -100,7 +100,7 @@ def pretrained_cfg(source: Source) -> dict[str, Any]:
         "mean": list(preprocessing.mean),
         "std": list(preprocessing.std),
         "first_conv": "patch_embed.proj",
-        "classifier": ["head", "head_dist"] if source.config["distilled"] else "head",
+        "classifier": ["head", "head_dist"] if source.config.distilled else "head",
         "pool_size": None,
     } | how
 

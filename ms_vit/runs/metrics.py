@@ -1,0 +1,47 @@
+"""metrics.jsonl: what a run came to, a line every so many steps, a line an epoch, and one at the end."""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+from ms_vit.progress import say
+from ms_vit.runs.checkpoints import TrainState
+
+
+class MetricsFile:
+    """Appends lines. Where it can't be written, training goes on."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.told = False
+
+    def write(self, **values: Any) -> None:
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(values) + "\n")
+        except OSError as error:
+            if not self.told:
+                say(f"can't write {self.path} ({(error.strerror or str(error)).lower()}); training goes on without")
+            self.told = True
+
+    def rewind(self, state: TrainState) -> None:
+        """Drops what an interrupted run wrote after the checkpoint from which it goes on."""
+        if not self.path.is_file():
+            return
+        kept = []
+        for text in self.path.read_text(errors="replace").splitlines():
+            # Half a line, if its process was killed, or what never was one.
+            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+                line = json.loads(text)
+                if line["step"] <= state.step and ("val_top1" not in line or line["epoch"] <= state.epoch):
+                    kept.append(text + "\n")
+        part = self.path.with_name(f".{self.path.name}.part")
+        part.write_text("".join(kept))
+        part.replace(self.path)
+
+
+def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The lines of a metrics.jsonl: those of steps, and those of epochs."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [line for line in lines if "loss" in line], [line for line in lines if "val_top1" in line]

@@ -1,0 +1,434 @@
+"""A training run, from a recipe to its result: Trainer's methods stand in the order in which things happen."""
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import mindspore as ms
+from mindspore.train import Callback, Model
+
+from ms_vit.caches import graph_cache
+from ms_vit.data.inspection import unreadable
+from ms_vit.data.labels import labels_for
+from ms_vit.data.layout import find_layout
+from ms_vit.data.memory import memory_share
+from ms_vit.data.pipeline import Batches, naming_bad_images, numpy_batches
+from ms_vit.data.preprocessing import Preprocessing
+from ms_vit.data.sets.cards import card_of
+from ms_vit.device import amp_level, cpu_count, sink_size
+from ms_vit.distributed import World
+from ms_vit.errors import DataError, UsageError
+from ms_vit.inference.engines import on_mindspore
+from ms_vit.inference.predictor import score
+from ms_vit.inference.scores import Scores
+from ms_vit.models.kernels import compiled
+from ms_vit.models.vit import ViT
+from ms_vit.progress import say
+from ms_vit.recipe import Augment, Recipe
+from ms_vit.reports.curves import draw_curves
+from ms_vit.runs import folder
+from ms_vit.runs.checkpoints import AVERAGE, MODEL, OPTIMIZER, Checkpoints, TrainState, read_state
+from ms_vit.runs.metrics import MetricsFile
+from ms_vit.signals import Interrupted, Stop
+from ms_vit.training.callbacks import DataWait, Throughput
+from ms_vit.training.divergence import Diverged, Divergence
+from ms_vit.training.ema import Average
+from ms_vit.training.losses import losses
+from ms_vit.training.mixing import mixing
+from ms_vit.training.optimizers import optimizers, trainable
+from ms_vit.training.outcome import Training
+from ms_vit.training.schedules import schedules
+from ms_vit.training.step import TrainStep
+from ms_vit.weights.files import ModelSpec, read_spec
+from ms_vit.weights.formats import Pretrained
+from ms_vit.weights.loading import fit, merged_config, read_pretrained
+
+ROLLBACKS = 3
+MOST_RECENT = 100       # steps that the device keeps for the host to look at, however seldom it logs
+T = TypeVar("T")
+
+
+class Trainer(Callback):
+    """A run. Model.train takes the steps, and calls this after each; what the run is, and how far, is kept here.
+
+    recipe, run, device, stop: what to train, the folder for it, the device that is in use, and whether to stop.
+    state: how far it is, as its checkpoints hold it. World says what there is to share with other processes.
+    """
+
+    def __init__(self, recipe: Recipe, run: Path, *, device: str, stop: Stop, world: World | None = None):
+        super().__init__()
+        self.recipe = recipe
+        self.run = run
+        self.device = device
+        self.stop = stop
+        self.world = world or World()
+        self.checkpoints = Checkpoints(run)
+        self.metrics = MetricsFile(run / "metrics.jsonl")
+        self.state = TrainState()
+
+    def __call__(self) -> Training:
+        """Trains, or goes on with what is there of the run; see ms_vit.train for what it raises."""
+        data = data_folder(self.recipe)
+        with folder.locked(self.run, self.world), contextlib.ExitStack() as self.caches:
+            self.open(data)
+            self.prepare_model(data)
+            self.prepare_data(data)
+            self.prepare_step()
+            self.begin()
+            self.describe()
+            if self.state.epoch < self.recipe.train.epochs:
+                with naming_bad_images(), contextlib.closing(self.throughput):
+                    self.train()
+            return self.finish()
+
+    # --- what there is: the run so far, the network, the images, the step
+
+    def open(self, data: Path) -> None:
+        """Finds what there is of this run and of the images. Raises UsageError where the run is another's."""
+        self.changed = folder.changes(self.run, self.recipe)
+        self.layout = find_layout(data, self.recipe.data.holdout)
+        for line in self.layout.said:
+            say(line)
+        ms.set_seed(self.recipe.train.seed)
+        if self.world.writes:
+            self.checkpoints.tidy()
+        self.newest = self.checkpoints.newest()
+        if self.newest:
+            self.state = read_state(self.newest)
+
+    def prepare_model(self, data: Path) -> None:
+        """The spec: the newest checkpoint's, which knows all, else by the recipe, its weights, and the classes."""
+        self.pretrained, weights = None, self.recipe.model.weights
+        if self.newest:
+            self.spec = read_spec(self.newest / MODEL)
+            return
+        if weights:
+            self.pretrained = read_pretrained(weights)
+        labels = labels_for(data, self.recipe.model.num_classes, self.pretrained.labels if self.pretrained else None)
+        named = self.recipe.model
+        config = merged_config(self.pretrained, weights, named.name, **named.changes | {"num_classes": len(labels)}) \
+            if self.pretrained else named.configure(num_classes=len(labels))
+        self.spec = ModelSpec(config=config, labels=labels, preprocessing=preprocessing(
+            self.recipe.augment, config.image_size, self.pretrained, data))
+
+    def prepare_data(self, data: Path) -> None:
+        """Folder -> batches."""
+        train, prepared = self.recipe.train, self.spec.preprocessing
+        how: dict[str, Any] = {
+            "batch_size": train.batch_size, "workers": workers(self.recipe, self.state),
+            "keep": memory_share() if train.epochs > 1 else 0,
+            "leave_out": (unreadable(data, self.run, self.layout.files())
+                          if self.recipe.data.bad_images == "skip" else ()),
+            "world": self.world}
+        augmented = replace(prepared, transforms=self.recipe.augment.train)
+        self.batches = Batches(self.layout.train, self.spec.labels, augmented, training=True, seed=train.seed, **how)
+        self.validation = Batches(self.layout.val, self.spec.labels, prepared, training=False, **how)
+        if self.state.images not in ("", self.batches.fingerprint):
+            raise DataError(f"{self.layout.train.folder} has other images than when {self.run} was begun; bring those "
+                            "back, or give another --run")
+        self.state.workers, self.state.images = self.batches.workers, self.batches.fingerprint
+
+    def prepare_step(self) -> None:
+        """The network, its optimiser, and the step that Model.train takes; each by its section of the recipe."""
+        recipe, config, train = self.recipe, self.spec.config, self.recipe.train
+        self.net = ViT(config)
+        self.averaged = ViT(config) if train.ema else None
+        self.learning_rates = schedules[recipe.schedule.name](
+            recipe.optimizer.lr, train.epochs, self.batches.steps, recipe.schedule)
+        learning = trainable(self.net.trainable_params(), recipe.optimizer.tune)
+        self.optimizer = optimizers[recipe.optimizer.name](learning, self.learning_rates, recipe.optimizer)
+        self.precision = amp_level(train.amp_level, self.device)
+        if self.precision != "O0":
+            # In place; what it returns only casts logits, as the loss does.
+            ms.amp.auto_mixed_precision(self.net, self.precision)
+        self.step = TrainStep(
+            self.net, losses[recipe.loss.name](recipe.loss), self.optimizer, clip_norm=recipe.optimizer.clip_norm,
+            scale_loss=self.precision != "O0", recompute=train.recompute, accumulate=train.accumulate,
+            mixup=mixing(recipe.augment, len(self.learning_rates), config.num_classes, train.seed),
+            average=Average(self.net, self.averaged, train.ema) if self.averaged else None,
+            seed=self.world.seed(train.seed), reducer=self.world.reducer(learning),
+            recent=min(train.log_every, MOST_RECENT))
+        self.model = Model(self.step)
+        self.state_dicts = {MODEL: self.net.parameters_dict(), OPTIMIZER: self.step.state()}
+        if self.averaged:
+            self.state_dicts[AVERAGE] = dict(zip(self.state_dicts[MODEL], self.averaged.get_parameters(), strict=True))
+
+    def begin(self) -> None:
+        """Where the run goes on from: its newest checkpoint, or the weights that it starts from."""
+        if self.changed:
+            say(f"{self.run} goes on with {'; '.join(self.changed)}")
+        if self.world.writes and (self.changed or not (self.run / "recipe.yaml").is_file()):
+            folder.write_recipe(self.run, self.recipe)
+        epochs = self.recipe.train.epochs
+        if self.newest:
+            self.checkpoints.restore(self.newest, self.state_dicts)
+            say(f"{self.run} has {self.state.epoch} of {epochs} epochs"
+                + (f"; going on from {self.newest}" if self.state.epoch < epochs else ", all there is to do"))
+        else:
+            if self.pretrained:
+                weights = self.recipe.model.weights
+                say(f"{weights}: {fit(self.net, self.pretrained, weights, labels=self.spec.labels)}")
+            for name, parameter in self.state_dicts.get(AVERAGE, {}).items():
+                # A copy: set_data alone shares the memory.
+                parameter.set_data(ms.Tensor(self.state_dicts[MODEL][name].asnumpy()))
+        self.pretrained = None      # its arrays are as large as the network
+        if self.world.writes:
+            self.metrics.rewind(self.state)
+
+        self.guard = Divergence(chance=math.log(self.spec.config.num_classes))
+        self.data_wait = DataWait()
+        self.throughput = Throughput(len(self.learning_rates), self.state.step, self.recipe.train.batch_size,
+                                     self.device)
+        self.unseen = 0             # steps that were taken and not looked at
+        self.seconds = self.saving_seconds = 0.0
+        self.saved, self.save_failed = time.perf_counter(), ""
+        self.logged = self.epoch_began = self.data_wait.seconds     # marks
+        self.cached: set[str] = set()
+
+    def describe(self) -> None:
+        """Says what is about to happen."""
+        operators = compiled.library() if compiled.wanted() else None
+        prepared, title = self.spec.preprocessing, self.recipe.model.title
+        parameters = sum(parameter.size for parameter in self.net.get_parameters())
+        say(f"{title}: {parameters:,} parameters, {len(self.spec.labels)} classes, on {self.device} ({self.precision}, "
+            f"{'compiled' if operators else 'MindSpore'} kernels)")
+        say(f"{self.recipe.data.folder}: {self.batches.steps} training batches of {self.recipe.train.batch_size}, "
+            f"{self.validation.steps} for validation")
+        for name, transforms in (("train", self.recipe.augment.train), ("eval", prepared.transforms)):
+            say(f"  {name}: " + " -> ".join(transforms))
+        said = {key: value for key, value in prepared.names.items() if key in ("image_size", "resize_size")}
+        say(f"  {', '.join(f'{key} {value}' for key, value in said.items())}, mean {prepared.mean}, std {prepared.std}")
+        self.graph = (f"{self.recipe.as_dict()} {self.spec.config} {self.learning_rates.tolist()} {self.device} "
+                      f"{self.precision} {operators} {self.world}")
+
+    # --- training
+
+    def train(self) -> None:
+        """Epoch after epoch, from wherever the run is.
+
+        Raises DataError where it diverges, Interrupted, once it is saved, where it is asked to stop.
+        """
+        began = time.perf_counter()
+        if self.recipe.train.on_divergence == "rollback" and self.state.step == 0:
+            self.save()                 # there must be something to go back to
+        self.stop.patient = True
+        while self.state.epoch < self.recipe.train.epochs:
+            try:
+                self.train_epoch()
+                self.end_epoch(self.validate())
+            except Diverged as why:
+                self.roll_back(why)
+            except Interrupted:
+                self.save()
+                say(f"stopped after step {self.state.step}" + ("" if self.save_failed else ", which is saved"))
+                raise
+        self.stop.patient = False
+        self.seconds = time.perf_counter() - began
+
+    @property
+    def done(self) -> int:
+        """Steps of the epoch under way."""
+        return self.state.step - self.state.epoch * self.batches.steps
+
+    def train_epoch(self) -> None:
+        """What is left of the epoch under way."""
+        left = self.batches.steps - self.done
+        if not left:
+            return
+        self.use_graph_cache("step")
+        self.epoch_began = self.data_wait.seconds
+        # In this order: a step is counted, judged and saved, and the time of all of that counts as its own.
+        callbacks = [self.throughput, self, self.data_wait]
+        pipeline = self.batches.epoch(self.state.epoch, skip=self.done)
+        sink = sink_size(self.device, left, self.step.recent.steps)
+        if sink:
+            self.model.train(left // sink, pipeline, callbacks, dataset_sink_mode=True, sink_size=sink)
+        else:
+            self.model.train(1, pipeline, callbacks, dataset_sink_mode=False)
+
+    def on_train_begin(self, run_context: Any) -> None:
+        self.before = 0                 # steps of this call of Model.train that were counted
+
+    def on_train_step_end(self, run_context: Any) -> None:
+        """After a step, or after the several that a device takes on its own."""
+        number = run_context.original_args().cur_step_num
+        self.throughput.taken(number - self.before)
+        self.unseen += number - self.before
+        self.before = number
+        step = self.state.step + self.unseen
+        if self.unseen >= self.step.recent.steps or step % self.recipe.train.log_every == 0 or \
+                step % self.batches.steps == 0:
+            self.look()
+        elif self.world.size > 1:       # processes agree where all of them look
+            return
+        if number := self.world.most(self.stop.number):
+            raise Interrupted(number)
+        minutes = (time.perf_counter() - self.saved) / 60
+        if self.world.most(int(minutes >= self.recipe.checkpoint.every_minutes)):
+            self.save()
+
+    def look(self) -> None:
+        """Reads from the device what the steps since the last look came to, and judges each. Raises Diverged."""
+        if not self.unseen:
+            return
+        rows = self.step.recent.rows.asnumpy()[-self.unseen:].astype("float64")
+        self.unseen = 0
+        for loss, norm in (self.world.sum(rows) / self.world.size).tolist():
+            self.state.step += 1
+            self.state.loss_sum += loss
+            if self.state.step % self.recipe.train.log_every == 0:
+                self.log(loss, norm)
+            self.guard.judge(self.state, loss, norm)
+
+    def log(self, loss: float, norm: float) -> None:
+        """A line on the step just counted."""
+        self.throughput.show(loss)
+        if self.world.writes:
+            self.metrics.write(
+                step=self.state.step, epoch=self.state.epoch + 1, loss=loss, grad_norm=norm,
+                lr=float(self.learning_rates[self.state.step - 1]) / 2**self.state.rollbacks,
+                images_per_second=round(self.throughput.images_per_second, 1),
+                data_wait=round(self.data_wait.share(self.logged), 4))
+        self.logged = self.data_wait.seconds
+
+    def validate(self) -> Scores:
+        """Scores the network, or its average, on every image of the split that the best epoch is chosen by."""
+        scored = self.averaged or self.net
+        scored.set_train(False)
+        self.use_graph_cache("validation")
+        batches = until(self.stop, numpy_batches(self.validation.epoch()))
+        scores = score(on_mindspore(scored, self.validation.own_batch_size), batches,
+                       classes=self.spec.config.num_classes, total=self.validation.steps).over(self.world)
+        self.net.set_train(True)
+        return scores
+
+    def end_epoch(self, scores: Scores) -> None:
+        """Counts an epoch with the scores after it, tells of it, and saves it where it is time to."""
+        state, epochs = self.state, self.recipe.train.epochs
+        train_loss = state.loss_sum / self.batches.steps
+        state.epoch, state.loss_sum = state.epoch + 1, 0.0
+        best = scores.top1 > state.best_top1
+        if best:
+            state.best_top1, state.best_step = scores.top1, state.step
+        if self.world.writes:
+            self.metrics.write(
+                step=state.step, epoch=state.epoch, train_loss=train_loss, val_loss=scores.loss, val_top1=scores.top1,
+                val_top5=scores.top5, images_per_second=round(self.throughput.images_per_second, 1),
+                data_wait=round(self.data_wait.share(self.epoch_began), 4),
+                validation_seconds=round(scores.seconds, 2))
+        say(f"epoch {state.epoch:{len(str(epochs))}} of {epochs}: loss {train_loss:.3f}, "
+            f"val loss {scores.loss:.3f}, top-1 {100 * scores.top1:.2f} %, top-5 {100 * scores.top5:.2f} %"
+            + (" (best)" if best else ""))
+        if best or state.epoch % self.recipe.checkpoint.every_epochs == 0 or state.epoch == epochs:
+            self.save()
+
+    def save(self) -> None:
+        """Writes the run as it is, every step that was taken included. Where that fails, training goes on."""
+        began, self.save_failed = time.perf_counter(), ""
+        self.look()
+        if self.world.writes:
+            about = {"recipe": self.recipe.as_dict(), "versions": folder.versions()}
+            try:
+                self.checkpoints.save(self.state_dicts, self.spec, self.state, about)
+            except OSError as error:
+                self.save_failed = (error.strerror or str(error)).lower()
+                say(f"can't save step {self.state.step} in {self.checkpoints.folder} ({self.save_failed}); "
+                    "training goes on")
+            else:
+                self.checkpoints.prune(self.recipe.checkpoint.keep)
+        self.saved = time.perf_counter()
+        self.saving_seconds += self.saved - began
+
+    def roll_back(self, why: Diverged) -> None:
+        """Goes on from the last good checkpoint with half the learning rate, or raises DataError."""
+        state, told, self.unseen = self.state, self.run / "diverged.json", 0
+        files = [str(file) for file in self.batches.files_of(state.epoch, self.done - 1)]
+        if self.world.writes:
+            told.write_text(json.dumps({"step": state.step, "reason": str(why), "files": files}, indent=1))
+        happened = f"the run diverged at step {state.step}: {why}; its batch is listed in {told}"
+        good = self.checkpoints.newest()
+        if self.recipe.train.on_divergence == "stop" or good is None or state.rollbacks == ROLLBACKS:
+            tried = f" The learning rate was halved {state.rollbacks} times." if state.rollbacks else ""
+            raise DataError(f"{happened}, and the last good checkpoint is {good or 'none yet'}.{tried} Lower "
+                            "optimizer.lr or lengthen schedule.warmup_epochs, and give another --run")
+        rollbacks = state.rollbacks + 1
+        say(f"{happened}; going on from {good} with the learning rate halved, for the {rollbacks}. time of {ROLLBACKS}")
+        self.state = replace(read_state(good), rollbacks=rollbacks)
+        self.throughput.go_back(self.state.step)
+        if self.world.writes:
+            self.metrics.rewind(self.state)
+        self.checkpoints.restore(good, self.state_dicts)
+        self.optimizer.lr_scale.set_data(ms.Tensor([0.5**rollbacks], ms.float32))
+
+    def use_graph_cache(self, what: str) -> None:
+        """Each graph has a cache of its own: MindSpore tells them by their order, and a resumed run's is another."""
+        if what not in self.cached:
+            self.cached.add(what)
+            self.caches.enter_context(graph_cache(f"{what} {self.graph}"))
+
+    # --- the end
+
+    def finish(self) -> Training:
+        """Draws the curves, and says what the run came to. Raises DataError where its last checkpoint is missing."""
+        if self.save_failed:
+            raise DataError(f"the last checkpoint of {self.run} couldn't be written: {self.save_failed}. Mend that, "
+                            f"and the same command goes on from {self.checkpoints.newest()}")
+        if self.seconds:
+            say(f"training waited for data {100 * self.data_wait.share():.1f} % of the time, and saving took "
+                f"{100 * self.saving_seconds / self.seconds:.1f} %")
+        curves = self.run / "curves.png"
+        if self.world.writes and (self.seconds or not curves.is_file()):    # a killed run may have ended, but not here
+            draw_curves(self.metrics.path, curves, f"{self.run.name}: {self.recipe.model.title} on "
+                                                   f"{self.recipe.data.name}")
+        best = self.state.best_top1
+        say(f"best top-1 on val: {100 * best:.2f} %; checkpoints, metrics and curves.png are in {self.run}")
+        return Training(self.run, self.state.step, round(self.throughput.images_per_second, 1), best,
+                        round(self.data_wait.share(), 4))
+
+
+def data_folder(recipe: Recipe) -> Path:
+    data = recipe.data.folder
+    if not data.is_dir():
+        raise UsageError(f'no folder {recipe.data.root / recipe.data.name} with train/ and val/; run '
+                         f'"ms-vit download {recipe.data.name}", or give the path of your own by --data.name')
+    return data
+
+
+def preprocessing(augment: Augment, image_size: Any, pretrained: Pretrained | None, data: Path) -> Preprocessing:
+    """How images are prepared for evaluation: by the recipe, the weights, the data's card, else as for ImageNet.
+
+    The card knows mean and std alone; whose these are is said.
+    """
+    asked = {"transforms": augment.eval, "crop_pct": augment.crop_pct, "mean": augment.mean, "std": augment.std}
+    given = {key: list(value) if isinstance(value, tuple) else value
+             for key, value in asked.items() if value is not None}
+    card = card_of(data)
+    known = {"the recipe's": given, "the weights'": pretrained.preprocessing if pretrained else {},
+             "the card's": {"mean": list(card.mean), "std": list(card.std)} if card else {}}
+    whose = {key: next((name for name, values in known.items() if key in values), "ImageNet's")
+             for key in ("mean", "std")}
+    say("mean and std are " + (whose["mean"] if whose["mean"] == whose["std"] else
+                               f"{whose['mean']} and {whose['std']}"))
+    return Preprocessing(image_size=image_size, **known["the card's"] | known["the weights'"] | given)
+
+
+def workers(recipe: Recipe, state: TrainState) -> int:
+    """Threads that read images: the recipe's, else as many as the run had before, as its random draws follow them."""
+    before = state.workers or recipe.data.workers or cpu_count()
+    now = recipe.data.workers or min(before, cpu_count())
+    if now != before:
+        say(f"images were read by {before} threads before, now by {now}: augmentation draws other numbers than in an "
+            "unbroken run")
+    return now
+
+
+def until(stop: Stop, batches: Iterator[T]) -> Iterator[T]:
+    """The same, but Interrupted is raised where the run is asked to stop."""
+    for batch in batches:
+        stop.check()
+        yield batch
