@@ -30,7 +30,7 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
         checkpoint: a run folder (its best checkpoint), one of its checkpoints, or a weight file.
         data: folder that holds the split.
         split: folder below data, with one folder a class. Where there is no such, val is what training held out of
-            train/ or of a flat folder of class folders, and train the rest.
+            train/ or of a flat folder of class folders, train the rest, and all every image of a flat folder.
         out: where eval.json goes (default: the run folder, or beside the weight file).
         batch_size: images at once; the result doesn't depend on it.
         workers: threads that read images (default: what the machine has).

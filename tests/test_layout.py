@@ -211,6 +211,8 @@ def test_a_flat_folder_is_checked_trained_on_and_evaluated(tmp_path, run):
     assert f"{data} has no val/; val is the 30 % that training holds out of each class of {data}" in told
     code, train, told = run("eval", tmp_path / "run", "--data", data, "--split", "train")
     assert code == 0 and train["images"] == len(names(layout.train)) == 60 - val["images"]
+    code, every, told = run("eval", tmp_path / "run", "--data", data, "--split", "all")
+    assert code == 0 and every["images"] == 60 and f"{data}: top-1" in told
     assert Recipe.load(tmp_path / "run/recipe.yaml").data.holdout == 0.3
 
 

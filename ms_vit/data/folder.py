@@ -36,7 +36,7 @@ def class_folders(split: Path) -> list[Path]:
 
 def flat_classes(folder: Path) -> list[Path]:
     """The class folders of a flat data folder, sorted by name: those that hold images, but for infer/."""
-    return [child for child in class_folders(folder) if child.name != INFER and images_of(child)]
+    return [child for child in class_folders(folder) if child.name != INFER and any(images_of(child))]
 
 
 def indexed(class_folder: Path) -> list[str]:
@@ -44,12 +44,12 @@ def indexed(class_folder: Path) -> list[str]:
     return sorted(name for name in os.listdir(class_folder) if name.lower().endswith(IMAGE_EXTENSIONS))
 
 
-def images_of(class_folder: Path) -> list[Path]:
+def images_of(class_folder: Path) -> Iterator[Path]:
     """The images of a class, sorted by name."""
-    return [class_folder / name for name in indexed(class_folder)
-            if not name.startswith(".") and (class_folder / name).is_file()]
+    return (class_folder / name for name in indexed(class_folder)
+            if not name.startswith(".") and (class_folder / name).is_file())
 
 
 def scan(split: Path) -> dict[str, list[Path]]:
     """The images of each class of a split, by class folder; a class without images has an empty list."""
-    return {folder.name: images_of(folder) for folder in class_folders(split)}
+    return {folder.name: list(images_of(folder)) for folder in class_folders(split)}

@@ -38,7 +38,7 @@ class Split:
 
     def images(self) -> dict[str, list[Path]]:
         """Class folder -> its images in this split, sorted; a class without images has an empty list."""
-        classes = {folder.name: images_of(folder) for folder in self.class_folders()}
+        classes = {folder.name: list(images_of(folder)) for folder in self.class_folders()}
         if self.part == "all":
             return classes
         return {name: [file for file in files if (file in held) == (self.part == "held out")]
@@ -110,9 +110,11 @@ def flat_layout(folder: Path, share: float) -> Layout:
 def find_split(folder: Path, name: str, holdout: float | None = None) -> tuple[Split, str]:
     """A split by its name, and a line for people about it, where it isn't folder/NAME; else "".
 
-    "val" of a folder that has none is what training by `holdout` would validate on, "train" is what it would train on.
-    Raises DataError as find_layout.
+    "val" of a folder that has none is what training by `holdout` would validate on, "train" is what it would train on,
+    and "all" is every image of a flat folder. Raises DataError as find_layout.
     """
+    if name == "all" and not (folder / name).is_dir():
+        return Split(folder, flat=True), ""
     if (folder / name).is_dir() or name not in ("train", "val"):
         return Split(folder / name), ""
     given = any((folder / each).is_dir() for each in VALIDATION)
