@@ -153,7 +153,7 @@ def ours_onnx(job: Job) -> Running:
 def write_onnx(job: Job, path: Path) -> int:
     """Returns the network's parameters."""
     from ms_vit.data.labels import Labels
-    from ms_vit.data.operations import Preprocessing
+    from ms_vit.data.preprocessing import Preprocessing
     from ms_vit.models.vit import ViT
     from ms_vit.weights.exports import Source, exporter
     from ms_vit.weights.files import ModelSpec

@@ -95,8 +95,8 @@ def make_folder(job: Job, split: Path) -> None:
 
 def ours(job: Job, mode: str, split: Path, *, keep: int) -> Callable[[], int]:
     from ms_vit.data.labels import Labels
-    from ms_vit.data.operations import Preprocessing
     from ms_vit.data.pipeline import Batches, numpy_batches
+    from ms_vit.data.preprocessing import Preprocessing
     from ms_vit.recipe import Augment
 
     ids = [f"class{number}" for number in range(CLASSES)]

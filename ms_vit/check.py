@@ -7,9 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ms_vit import cli
-from ms_vit.data.folder import SPLITS
 from ms_vit.data.labels import names_of
-from ms_vit.data.survey import File, Problem, copies, copies_together, images_by_class, problems_of, save, survey
+from ms_vit.data.survey import (
+    File,
+    Problem,
+    copies,
+    copies_together,
+    images_by_class,
+    problems_of,
+    save,
+    splits_of,
+    survey,
+)
 from ms_vit.errors import DataError
 from ms_vit.progress import say
 
@@ -26,7 +35,7 @@ class Check:
         problems: what is, with paths relative to the folder.
         kinds: kind of problem -> how many there are.
         images: how many good ones there are in all.
-        counts: split -> class folder -> good images.
+        counts: split -> class folder -> good images; a flat folder's one split is "all".
         infer: good images to look at, in infer/.
         copies: images that are there before in the same class of the same split, byte for byte; no problem.
         seconds: what it took.
@@ -53,13 +62,15 @@ def check(folder: Path, out: Path | None = None) -> Check:
     classes that one split has and another lacks, and the same image in two splits or under two labels.
 
     Args:
-        folder: holds train/CLASS/IMAGE and val/CLASS/IMAGE, and maybe test/CLASS/IMAGE and infer/IMAGE.
+        folder: holds train/CLASS/IMAGE and val/CLASS/IMAGE (or validation/, valid/), and maybe test/CLASS/IMAGE and
+            infer/IMAGE; or CLASS/IMAGE at once.
         out: file for the result and a line on each file (default: check.json in the folder).
     """
     began = time.monotonic()
-    splits = [name for name in SPLITS if (folder / name).is_dir()]
+    splits = splits_of(folder)
     if not splits:
-        raise DataError(f"{folder} has no train/, val/ or test/; give a folder that holds train/CLASS/IMAGE files")
+        raise DataError(f"{folder} has no train/, val/ or test/; give a folder that holds train/CLASS/IMAGE files, or "
+                        "CLASS/IMAGE files")
     files = survey(folder, splits)
     good = [file for file in files if file.sha256]
     counts = images_by_class(folder, splits, files)

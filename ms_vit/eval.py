@@ -8,6 +8,7 @@ from pathlib import Path
 from ms_vit import cli, signals
 from ms_vit.errors import UsageError
 from ms_vit.progress import say
+from ms_vit.recipe import Recipe
 
 
 @dataclass
@@ -28,7 +29,8 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
     Args:
         checkpoint: a run folder (its best checkpoint), one of its checkpoints, or a weight file.
         data: folder that holds the split.
-        split: folder below data, with one folder a class.
+        split: folder below data, with one folder a class. Where there is no such, val is what training held out of
+            train/ or of a flat folder of class folders, train the rest, and all every image of a flat folder.
         out: where eval.json goes (default: the run folder, or beside the weight file).
         batch_size: images at once; the result doesn't depend on it.
         workers: threads that read images (default: what the machine has).
@@ -37,6 +39,7 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
         engine: mindspore, or onnx: ONNX Runtime on the CPU, by an export that is made once and kept beside the weights.
     """
     with signals.caught():      # MindSpore's threads, which begin when it is imported, inherit that
+        from ms_vit.data.layout import find_split
         from ms_vit.data.pipeline import Batches, naming_bad_images, numpy_batches
         from ms_vit.inference.predictor import Predictor, score
         from ms_vit.runs.checkpoints import run_folder
@@ -45,7 +48,11 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
             raise UsageError("--workers must be at least 1")
         predictor = Predictor(checkpoint, model=model, device=device, batch_size=batch_size, engine=engine)
         labels, data = predictor.spec.labels, Path(data)
-        batches = Batches(data / split, labels, predictor.spec.preprocessing, batch_size=batch_size, training=False,
+        holdout = None if (data / split).is_dir() else holdout_of(run_folder(predictor.weights))
+        part, line = find_split(data, split, holdout)
+        if line:
+            say(line)
+        batches = Batches(part, labels, predictor.spec.preprocessing, batch_size=batch_size, training=False,
                           workers=workers)
         with naming_bad_images():
             scores = score(predictor.logits, numpy_batches(batches.epoch()), classes=len(labels), total=batches.steps)
@@ -54,12 +61,18 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
     out.parent.mkdir(parents=True, exist_ok=True)
     about = {"checkpoint": str(predictor.weights), "data": str(data), "split": split}
     out.write_text(json.dumps(about | scores.as_dict(labels), indent=1))
-    say(f"{data / split}: top-1 {100 * scores.top1:.2f} %, top-5 {100 * scores.top5:.2f} % "
+    say(f"{part}: top-1 {100 * scores.top1:.2f} %, top-5 {100 * scores.top5:.2f} % "
         f"of {scores.images:,} images, by {predictor.weights}")
     for mistake in scores.mistakes(labels):
         say(f"  {mistake}")
     say(f"per class and confusion: {out}")
     return Evaluation(scores.top1, scores.top5, scores.images, out)
+
+
+def holdout_of(run: Path) -> float | None:
+    """The share that a run holds out of its training images; None where it says none, or the folder is no run's."""
+    recipe = run / "recipe.yaml"
+    return Recipe.load(recipe).data.holdout if recipe.is_file() else None
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,7 +10,8 @@ MAX_YAML_BYTES = 1_000_000      # a recipe or card is a page
 MAX_YAML_DEPTH = 16             # of lists and mappings within one another; a recipe has three
 
 # --- the calls that prepare an image
-MAX_CALL_TEXT = 200             # letters
+MAX_CALL_TEXT = 1000            # letters; a choice of several operations takes some hundred
+MAX_CALL_DEPTH = 4              # of calls within one another; a random choice of compositions has three
 MAX_CALL_NUMBER = 16_384        # no picture needs a longer side, and a longer one takes all memory
 
 # --- archives

@@ -37,6 +37,7 @@ BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("augment.crop_pct", "optimizer.layer_decay"), PART),
     **dict.fromkeys(("augment.mixup", "optimizer.lr", "optimizer.eps", "optimizer.weight_decay", "optimizer.clip_norm",
                      "schedule.warmup_epochs", "schedule.min_lr", "checkpoint.every_minutes"), AMOUNT),
+    "data.holdout": (lambda value: 0 < value < 1, "must be above 0 and below 1"),
     "train.seed": (lambda value: 0 <= value < 1 << 32, "must be at least 0 and below 2^32"),
     "optimizer.betas": (lambda pair: all(0 <= value < 1 for value in pair), "must be two numbers from 0 to below 1"),
     "optimizer.tune": (lambda tune: isinstance(tune, str) or tune >= 1, "is all, head, or a number of blocks from 1"),
@@ -52,16 +53,20 @@ class Data:
     """Where the images are.
 
     Args:
-        name: a downloaded data set (a folder under root), or the path of any folder with train/ and val/.
+        name: a downloaded data set (a folder under root), or the path of any folder with train/ and val/, with train/
+            alone, or with nothing but a folder a class.
         root: the folder that downloads land in.
         workers: threads that read images; what the machine has, where not given.
         bad_images: strict stops at an image that can't be read, skip leaves out all such of train/ and val/ beforehand.
+        holdout: share of each class of the training images that is held out to choose the best epoch by; val/ is then
+            scored once, at the end. Without val/ 0.2 where not given.
     """
 
     name: str = "digits"
     root: Path = Path("data")
     workers: int | None = None
     bad_images: Literal["strict", "skip"] = "strict"
+    holdout: float | None = None
 
     @property
     def folder(self) -> Path:

@@ -15,7 +15,7 @@ import pytest
 import ms_vit
 from ms_vit import caches, cli
 from ms_vit.data.labels import Labels, imagenet_labels
-from ms_vit.data.operations import Preprocessing
+from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.inference import engines
 from ms_vit.inference.engines import key_of
 from ms_vit.models.config import ViTConfig

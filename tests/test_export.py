@@ -17,7 +17,7 @@ from PIL import Image
 
 from ms_vit import cli
 from ms_vit.data.labels import Labels
-from ms_vit.data.operations import Preprocessing
+from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.errors import UsageError
 from ms_vit.models.config import SIZES, ViTConfig
 from ms_vit.models.vit import ViT

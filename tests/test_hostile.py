@@ -52,7 +52,7 @@ from safetensors.numpy import save_file
 from ms_vit import cli
 from ms_vit.data.images import read_image
 from ms_vit.data.labels import META, Labels, devkit_labels
-from ms_vit.data.operations import Preprocessing
+from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.data.sets import manifest
 from ms_vit.data.sets.archives import unpack as unpack_archive
 from ms_vit.data.sets.cards import CARDS, Card

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from ms_vit.data.labels import Labels, imagenet_labels
-from ms_vit.data.operations import Preprocessing
+from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.device import use_device
 from ms_vit.errors import DataError, UsageError
 from ms_vit.eval import eval as evaluate

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ms_vit.data import operations
 from ms_vit.data.images import read_image
 from ms_vit.data.labels import Labels
 from ms_vit.data.memory import memory_share, size_in_memory
-from ms_vit.data.operations import Preprocessing, operation
+from ms_vit.data.operations import Name, Operation, parse
 from ms_vit.data.pipeline import Batches, naming_bad_images, numpy_batches
+from ms_vit.data.preprocessing import Preprocessing
+from ms_vit.distributed import World
 from ms_vit.errors import DataError, UsageError
 from ms_vit.recipe import Augment
 
@@ -110,6 +113,57 @@ def test_files_that_are_left_out_are_in_no_batch_and_in_no_others_place(photos):
         assert len(set(seen)) == len(seen) == 11 and not set(seen) & set(bad)
 
 
+@pytest.mark.parametrize("keep", [0, MUCH])
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_parts_of_all_processes_are_the_batch_of_a_single_one(photos, size, keep):
+    options = {"batch_size": 6, "training": True, "seed": 3, "keep": keep, "workers": 2}
+    single = Batches(photos, LABELS, preprocessing(), **options)
+    ranks = [Batches(photos, LABELS, preprocessing(), world=World(rank, size), **options) for rank in range(size)]
+    assert {(rank.steps, len(rank), rank.fingerprint) for rank in ranks} == {(2, 13, single.fingerprint)}
+    for epoch in range(3):
+        whole = list(numpy_batches(single.epoch(epoch)))
+        parts = [list(numpy_batches(rank.epoch(epoch))) for rank in ranks]
+        for step in range(2):
+            assert all(len(part[step][1]) == 6 // size for part in parts)
+            assert equal([whole[step]], [tuple(np.concatenate(both) for both in zip(*(part[step] for part in parts),
+                                                                                   strict=True))])
+            assert {file for rank in ranks for file in rank.files_of(epoch, step)} == set(single.files_of(epoch, step))
+    skipped = list(numpy_batches(ranks[1].epoch(2, skip=1)))
+    assert equal(skipped, parts[1][1:])
+
+
+@pytest.mark.parametrize("keep", [0, MUCH])
+@pytest.mark.parametrize("size", [2, 3, 4, 6])
+def test_each_image_is_evaluated_by_one_process(photos, size, keep):
+    made = [Batches(photos, LABELS, preprocessing(), batch_size=12, training=False, keep=keep, world=World(rank, size))
+            for rank in range(size)]
+    found = [list(numpy_batches(rank.epoch())) for rank in made]
+    assert [len(batches) for batches in found] == [rank.steps for rank in made]
+    assert max(len(labels) for batches in found for _, labels in batches) <= 12 // size
+    images = [image.tobytes() for batches in found for part, _ in batches for image in part]
+    expected = [image.tobytes() for part, _ in batches(photos, training=False) for image in part]
+    assert len(images) == 13 and sorted(images) == sorted(expected)
+
+
+def test_processes_augment_otherwise_and_the_first_as_a_single_one(photos):
+    order = Batches.own_order
+    draws = ["Decode()", "CenterCrop(image_size)", "RandomRotation(90)", "Normalize(mean, std)", "HWC2CHW()"]
+    made = [Batches(photos, LABELS, preprocessing(draws), batch_size=4, training=True, world=World(rank, 2))
+            for rank in range(2)]
+    alone = Batches(photos, LABELS, preprocessing(draws), batch_size=2, training=True)
+    for each in (*made, alone):     # the same images, so that only draws may differ
+        each.own_order = lambda epoch, made=made[0]: order(made, epoch)
+    first, second, single = (list(numpy_batches(each.epoch(1))) for each in (*made, alone))
+    assert equal(first, single) and not equal(first, second)
+
+
+def test_processes_that_cannot_share_are_told(photos):
+    with pytest.raises(UsageError, match="3 processes can't share batches of 4 images equally; set train"):
+        Batches(photos, LABELS, preprocessing(), batch_size=4, training=True, world=World(0, 3))
+    with pytest.raises(DataError, match="has 13 images, fewer than there are processes, 16; start fewer"):
+        Batches(photos, LABELS, preprocessing(), batch_size=16, training=False, world=World(0, 16))
+
+
 @pytest.mark.parametrize("harm", [
     lambda file: file.write_bytes(file.read_bytes()[:4000]), lambda file: file.write_bytes(b""),
     lambda file: file.write_text("no image"), lambda file: (file.unlink(), file.symlink_to("nowhere"))])
@@ -198,7 +252,7 @@ def test_images_are_decoded_as_the_first_epoch_wants_them(tmp_path):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "cat" / f"{number:03d}.png")
     made = Batches(tmp_path, LABELS, preprocessing(), batch_size=1, training=True, keep=MUCH)
     next(numpy_batches(made.epoch()))
-    assert sum(row is not None for row in made.kept.rows) < 100
+    assert sum(row is not None for row in made.cache.rows) < 100
 
 
 @pytest.mark.parametrize(("transforms", "once", "each"), [
@@ -211,6 +265,9 @@ def test_images_are_decoded_as_the_first_epoch_wants_them(tmp_path):
     (BY_PILLOW, 3, BY_PILLOW[3:]),
     (["Decode(to_pil=True)", "RandomHorizontalFlip()", "HWC2CHW()"], 0,
      ["Decode(to_pil=True)", "RandomHorizontalFlip()", "HWC2CHW()"]),
+    ([" Decode( True)", "Grayscale(3)", "HWC2CHW()"], 0, ["Decode(True)", "Grayscale(3)", "HWC2CHW()"]),
+    (["Decode()", "RandomApply([RandomRotation(10)], 0.3)", "HWC2CHW()"], 1,
+     ["RandomApply([RandomRotation(10)], 0.3)", "HWC2CHW()"]),
 ])
 def test_what_never_varies_is_done_once(transforms, once, each):
     first, rest = preprocessing(transforms).split()
@@ -314,9 +371,101 @@ def test_an_empty_or_missing_folder_is_told(tmp_path):
 
 
 def test_an_operation_is_read_from_its_text():
-    assert isinstance(operation("RandomHorizontalFlip(0.25)", NAMES), vision.RandomHorizontalFlip)
-    resize = operation("Resize((image_size, 8), Inter.NEAREST)", NAMES)
+    assert isinstance(parse("RandomHorizontalFlip(0.25)").build(NAMES), vision.RandomHorizontalFlip)
+    resize = parse("Resize((image_size, 8), Inter.NEAREST)").build(NAMES)
     assert resize(np.zeros((4, 4, 3), np.uint8)).shape == (32, 8, 3)
+
+
+@pytest.mark.parametrize("text", [
+    "RandomApply([RandomRotation(10)], 0.3)", "RandomChoice([RandomRotation(10), Compose([HorizontalFlip()])])",
+    "AutoAugment(AutoAugmentPolicy.IMAGENET, Inter.BICUBIC)", "ConvertColor(ConvertMode.COLOR_BGR2RGB)",
+    "RandomOrder([RandomRotation(90), RandomHorizontalFlip(0.5)])", "Pad((1, 2), (0, 0, 0), Border.CONSTANT)",
+    "RandomSelectSubpolicy([[(RandomRotation(10), 0.5), (RandomVerticalFlip(), 1)]])", "RandomErasing(value='random')"])
+def test_a_parsed_operation_gives_its_text_and_does_something(text):
+    parsed = parse(text)
+    assert str(parsed) == text and parse(f"  {text} ") == parsed
+    assert parsed.build(NAMES)(np.zeros((3, 40, 3), np.uint8)).shape[2] == 3
+
+
+def test_names_and_members_are_parsed_once_and_bound_when_built():
+    resize = parse("Resize(interpolation=Inter.CUBIC, size=resize_size)")
+    assert resize == Operation("Resize", keywords={"interpolation": vision.Inter.BICUBIC, "size": Name("resize_size")})
+    assert parse("Resize(resize_size, Inter.CUBIC)").given() == resize.given()
+    assert {resize.build(NAMES | {"resize_size": size})(np.zeros((9, 9, 3), np.uint8)).shape[0]
+            for size in (4, 5)} == {4, 5}
+
+
+@pytest.fixture
+def ours():
+    """The registry of operations, which is as it was afterwards."""
+    before = dict(operations.OURS.entries)
+    yield operations
+    operations.OURS.entries = before
+
+
+def test_an_operation_of_ones_own_is_one_entry(ours, photos):
+    @ours.register("Invert")
+    def invert(white: int = 255):
+        return lambda pixels: white - pixels
+
+    plain = ["Decode()", "CenterCrop(image_size)"]
+    rest = ["Normalize(mean, std)", "HWC2CHW()"]
+    preprocessing([*plain, "Invert(white=255)", *rest]).check()
+    one, other = (batches(photos, training=True, transforms=[*plain, *each, *rest], keep=MUCH)
+                  for each in (["Invert()"], ["Invert(255)"]))
+    assert equal(one, other) and not equal(one, batches(photos, training=True, transforms=[*plain, *rest]))
+    with pytest.raises(UsageError, match='no operation "Invrt"; did you mean "Invert"'):
+        parse("Invrt()")
+
+
+@pytest.mark.parametrize("varied", [
+    "RandomApply([RandomRotation(90)], 0.5)", "RandomOrder([RandomRotation(90), RandomHorizontalFlip(1.0)])",
+    "RandomErasing(1.0)", "RandomApply([RandomErasing(1.0)], 0.9)", "RandomPerspective(0.5, 1.0)"])
+@pytest.mark.parametrize("keep", [0, MUCH])
+def test_composed_operations_and_those_in_python_draw_the_same_from_a_seed_and_another_for_each_image(
+        varied, keep, tmp_path):
+    (tmp_path / "cat").mkdir()
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
+    for number in range(24):
+        picture.save(tmp_path / "cat" / f"{number}.png")
+    before, after = [], ["Normalize(mean, std)", "HWC2CHW()"]
+    if "Erasing" in varied:
+        before, after = ["ToTensor()"], []
+    elif "Perspective" in varied:
+        before, after = ["ToPIL()"], ["ToTensor()"]
+    transforms = ["Decode()", "CenterCrop(image_size)", *before, varied, *after]
+    preprocessing(transforms).check()
+    one, *others = (batches(tmp_path, training=True, transforms=transforms, keep=keep, seed=3) for _ in range(4))
+    assert all(equal(one, other) for other in others)
+    images = np.concatenate([images for images, _ in one])
+    assert len({image.tobytes() for image in images}) > 6
+
+
+def test_images_may_be_wider_than_high(photos):
+    transforms = ["Decode()", "Resize(resize_size)", "CenterCrop(image_size)", "Normalize(mean, std)", "HWC2CHW()"]
+    wide = Preprocessing(transforms=transforms, image_size=[24, 48], crop_pct=0.5)
+    wide.check()
+    assert wide.names | {"mean": 0, "std": 0} == {"image_size": (24, 48), "resize_size": (48, 96), "mean": 0, "std": 0}
+    made = Batches(photos, LABELS, wide, batch_size=13, training=False)
+    assert next(numpy_batches(made.epoch()))[0].shape == (13, 3, 24, 48)
+    with pytest.raises(UsageError, match=r"not float32 \(3, 24, 47\)"):
+        transforms[2] = "CenterCrop((24, 48))"
+        Preprocessing(transforms=transforms, image_size=(24, 47)).check()
+
+
+@pytest.mark.parametrize("transforms", [
+    ["Decode()", "CenterCrop(image_size)", "Normalize(mean, std)", "HWC2CHW()"],
+    ["RandomCropDecodeResize(image_size, scale=(1, 1), ratio=(1, 1))", "Normalize(mean, std)", "HWC2CHW()"],
+    ["Decode(True)", "Resize((image_size, image_size), Inter.BICUBIC)", "Normalize(mean, std)", "HWC2CHW()"]])
+def test_a_picture_that_is_decoded_already_is_prepared_as_its_file(transforms, tmp_path):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8))
+    picture.save(tmp_path / "a.png")
+    made = preprocessing(transforms)
+    made.check()
+    pixels = np.fromfile(tmp_path / "a.png", np.uint8)
+    for each in made.operations():
+        pixels = each(pixels)
+    assert (made.apply(made.operations(), picture) == pixels).all()
 
 
 @pytest.mark.parametrize(("text", "says"), [
@@ -330,8 +479,18 @@ def test_an_operation_is_read_from_its_text():
     ("Resize(8, Inter.SHARP)", "Resize"),
     ("Inter(3)", "has no operation"),
     ("os(3)", "has no operation"),
+    ("AutoAugment(AutoAugmentPolicy.IMAGNET)", "AutoAugmentPolicy has no IMAGNET; there are IMAGENET, CIFAR10, SVHN"),
+    ("RandomApply([RandomRotatio(10)])", r'"RandomApply\(\[RandomRotatio\(10\)\]\)" can\'t be: .*did you mean "Random'),
+    ("RandomApply([RandomRotation(-1)])", r'"RandomRotation\(-1\)" can\'t be'),
+    ("RandomApply([Pad(99999)])", "too large a number"),
+    ("Compose([" * 5 + "HWC2CHW()" + "])" * 5, "deeper in one another than 4"),
+    ("RandomOrder([" + "HorizontalFlip(), " * 6 + "])", "1 to 5 operations, not 6"),
+    ("VideoDecoder('a.mp4')", "has no operation"),
+    ("HWC2CHW(**{})", "gives no arguments"),
+    ("Resize({1: 2})", "Resize"),
+    ("Resize(" + "-" * 900 + "1)", "Resize"),
 ])
 def test_a_text_that_is_no_operation_gets_one_line_and_runs_nothing(text, says):
     with pytest.raises(UsageError, match=says) as error:
-        operation(text, NAMES)
+        parse(text).build(NAMES)
     assert "\n" not in str(error.value)

@@ -19,7 +19,7 @@ from conftest import wait_for
 import ms_vit
 from ms_vit import cli
 from ms_vit.data.labels import Labels
-from ms_vit.data.operations import Preprocessing
+from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.distributed import World
 from ms_vit.errors import DataError, UsageError
 from ms_vit.models.config import ViTConfig

@@ -1,10 +1,11 @@
-"""Folders of images: SPLIT/CLASS/IMAGE, as everybody keeps them. Hidden files and folders don't count."""
+"""Folders of images: SPLIT/CLASS/IMAGE, or flat, CLASS/IMAGE. Hidden files and folders don't count."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-SPLITS = ("train", "val", "test")  # labelled ones; infer/ holds pictures to look at
+SPLITS = ("train", "val", "validation", "valid", "test")  # labelled ones
+INFER = "infer"  # pictures to look at, beside the splits or the class folders
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff")  # what MindSpore's Decode reads
 
 
@@ -33,12 +34,22 @@ def class_folders(split: Path) -> list[Path]:
     return sorted(folder for folder in split.iterdir() if folder.is_dir() and not folder.name.startswith("."))
 
 
+def flat_classes(folder: Path) -> list[Path]:
+    """The class folders of a flat data folder, sorted by name: those that hold images, but for infer/."""
+    return [child for child in class_folders(folder) if child.name != INFER and any(images_of(child))]
+
+
 def indexed(class_folder: Path) -> list[str]:
     """What MindSpore's ImageFolderDataset counts as a class's images, in its order: by name, hidden ones and all."""
     return sorted(name for name in os.listdir(class_folder) if name.lower().endswith(IMAGE_EXTENSIONS))
 
 
+def images_of(class_folder: Path) -> Iterator[Path]:
+    """The images of a class, sorted by name."""
+    return (class_folder / name for name in indexed(class_folder)
+            if not name.startswith(".") and (class_folder / name).is_file())
+
+
 def scan(split: Path) -> dict[str, list[Path]]:
     """The images of each class of a split, by class folder; a class without images has an empty list."""
-    return {folder.name: [folder / name for name in indexed(folder)
-                          if not name.startswith(".") and (folder / name).is_file()] for folder in class_folders(split)}
+    return {folder.name: list(images_of(folder)) for folder in class_folders(split)}

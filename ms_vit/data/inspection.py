@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from ms_vit import limits
-from ms_vit.data.folder import IMAGE_EXTENSIONS, scan
+from ms_vit.data.folder import IMAGE_EXTENSIONS
 from ms_vit.data.images import open_image
 from ms_vit.data.threads import parallel_map
 from ms_vit.errors import DataError
@@ -157,8 +157,8 @@ def reason(error: Exception) -> str:
     return text[:1].lower() + text[1:]
 
 
-def unreadable(folder: Path, run: Path) -> list[Path]:
-    """The images below train/ and val/ that can't be read, each told; once for a run, which keeps the list.
+def unreadable(folder: Path, run: Path, files: Sequence[Path]) -> list[Path]:
+    """Which of the images `files`, all below `folder`, can't be read, each told; once for a run, which keeps the list.
 
     Raises OSError where the list can't be written, DataError where a kept one is none.
     """
@@ -169,8 +169,7 @@ def unreadable(folder: Path, run: Path) -> list[Path]:
         except (ValueError, AttributeError) as error:
             raise DataError(f"{kept} is no list of images; remove it, and they are looked at again") from error
     else:
-        names = [str(path.relative_to(folder))
-                 for split in ("train", "val") for images in scan(folder / split).values() for path in images]
+        names = [str(path.relative_to(folder)) for path in files]
         inspections = inspect(folder, names, f"looking for bad images in {folder}")
         found = {folder / name: image.defect.text
                  for name, image in zip(names, inspections, strict=True) if image.defect}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ms_vit import limits
-from ms_vit.data.folder import class_folders
+from ms_vit.data.folder import SPLITS, class_folders, flat_classes
 from ms_vit.data.sets.cards import card_of
 from ms_vit.errors import DataError
 
@@ -36,16 +36,17 @@ class Labels:
 
 
 def read_labels(folder: Path) -> Labels:
-    """The classes of folder/train (of folder/val where there is no train/).
+    """The classes of folder/train (of folder/val where there is no train/), or of a flat folder of class folders.
 
     Names come from ImageNet's devkit in the folder, else from the card it was downloaded by, else from ImageNet-1k for
     its wnids; else they are the ids.
     Raises DataError where there is no split, no class, or the devkit is damaged.
     """
     split = next((folder / name for name in ("train", "val") if (folder / name).is_dir()), None)
-    if split is None:
+    flat = not any((folder / name).is_dir() for name in SPLITS) and folder.is_dir()
+    ids = [child.name for child in (class_folders(split) if split else flat_classes(folder) if flat else [])]
+    if not split and not ids:
         raise DataError(f"{folder} has no train/ and no val/; give a folder that holds train/CLASS/IMAGE files")
-    ids = [child.name for child in class_folders(split)]
     if not ids:
         raise DataError(f"{split} has no class folders; put each class's images into a folder of their own")
     names = names_of(folder)

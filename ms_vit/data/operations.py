@@ -1,149 +1,229 @@
-"""What is done to an image, written as calls of mindspore.dataset.vision: "RandomHorizontalFlip(0.5)".
+"""What is done to an image, written as calls: "RandomHorizontalFlip(0.5)", "RandomApply([RandomRotation(10)], 0.3)".
 
-A recipe lists such texts, a run prints them, a checkpoint carries them. They are read, never evaluated: a call of one
-of that module's operations with literals, and with the names that `Preprocessing.names` gives.
+A recipe lists such texts, a run prints them, a checkpoint carries them. They are parsed, never evaluated: a call of an
+operation of mindspore.dataset.vision, or of one that is registered here, with literals, with members of that module's
+enums, with other calls, and with the names that NAMES lists, whose values are known once a network is.
 """
 
 import ast
 import difflib
 import inspect
-import io
-import math
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import permutations
+from typing import Any, NoReturn
 
 import mindspore.dataset.vision as vision
-import numpy as np
-from PIL import Image
+from mindspore.dataset import transforms
+from mindspore.dataset.transforms.py_transforms_util import Implementation
 
 from ms_vit import limits
 from ms_vit.errors import UsageError
+from ms_vit.registry import Registry
 
+NAMES = ("image_size", "resize_size", "mean", "std")    # what Preprocessing.names gives the values of
 PIXELS = ("Decode", "Resize", "CenterCrop", "Crop", "Pad", "PadToSize")     # give [H, W, 3] uint8, the same each time
+MAX_ORDERED = 5         # operations that RandomOrder takes: their orders are listed
+
+ENUMS: dict[str, type[Enum]] = {name: each for name, each in vars(vision).items()
+                                if inspect.isclass(each) and issubclass(each, Enum)}
+MINDSPORES: dict[str, Callable[..., Any]] = {
+    **{name: each for name, each in vars(vision).items()
+       if inspect.isclass(each) and each.__module__ == "mindspore.dataset.vision.transforms"},
+    **{name: getattr(transforms, name) for name in ("Compose", "RandomApply", "RandomChoice")}}
+# Those of our own, and of a user's: builders of a callable, which makes an image of an image.
+#     @operations.register("Invert")
+#     def invert(share: float) -> Callable[[np.ndarray], np.ndarray]: ...
+OURS: Registry[Callable[..., Any]] = Registry("operation")
+register = OURS.register
 
 
-@dataclass(kw_only=True, frozen=True)
-class Preprocessing:
-    """How a model wants its images: operations, with the values that their names stand for.
+@dataclass(frozen=True)
+class Name:
+    """A value that is known once a network is: one of NAMES."""
 
-    image_size in pixels; resize_size is image_size / crop_pct; mean and std of the channels, from 0 to 1. The defaults
-    are those of most models for ImageNet.
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A call, parsed; str gives its text.
+
+    An argument is a number, a text, True, False, None, a member of an enum, a Name, an Operation, or a list or tuple of
+    such.
     """
 
-    transforms: list[str] = field(default_factory=lambda: [
-        "Decode()",
-        "Resize(resize_size)",
-        "CenterCrop(image_size)",
-        "Normalize(mean, std)",
-        "HWC2CHW()",
-    ])
-    image_size: int
-    crop_pct: float = 0.875
-    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
-    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    name: str
+    arguments: tuple[Any, ...] = ()
+    keywords: Mapping[str, Any] = field(default_factory=dict)
 
-    def check(self) -> None:
-        """Raises UsageError where these operations don't make an image for the model of a picture."""
-        for name, low in (("mean", -math.inf), ("std", 0.0)):
-            values = getattr(self, name)
-            if len(values) != 3 or not all(low < value < math.inf for value in values):
-                raise UsageError(f"{name} must be three numbers{' above 0' if name == 'std' else ''}, not {values}")
-        if not 0 < self.crop_pct <= 1:
-            raise UsageError(f"crop_pct must be above 0 and at most 1, not {self.crop_pct}")
-        if not self.transforms:
-            raise UsageError("there are no transforms")
-        file = io.BytesIO()
-        Image.new("RGB", (64, 48)).save(file, "PNG")
-        made: Any = np.frombuffer(file.getvalue(), np.uint8)
-        for text, each in zip(self.transforms, self.operations(), strict=True):
-            try:
-                made = each(made)
-            except (RuntimeError, TypeError, ValueError, OSError) as error:
-                raise UsageError(f'"{text}" fails: {(str(error).splitlines() or [""])[0]}') from error
-        shape = (3, self.image_size, self.image_size)
-        if not isinstance(made, np.ndarray) or made.shape != shape or made.dtype != np.float32:
-            found = f"{made.dtype} {made.shape}" if isinstance(made, np.ndarray) else type(made).__name__
-            raise UsageError(f"the transforms make {found} of a picture, not float32 {shape}")
+    def __str__(self) -> str:
+        words = [*map(written, self.arguments), *(f"{key}={written(value)}" for key, value in self.keywords.items())]
+        return f"{self.name}({', '.join(words)})"
 
-    @property
-    def names(self) -> dict[str, Any]:
-        # Decoded images hold 0..255, and MindSpore's Normalize takes its mean and std on that scale.
-        return {"image_size": self.image_size, "resize_size": int(self.image_size / self.crop_pct),
-                "mean": [255 * value for value in self.mean], "std": [255 * value for value in self.std]}
+    def given(self) -> dict[str, Any]:
+        """The arguments by their parameters' names. Raises UsageError where the operation has no such."""
+        try:
+            return inspect.signature(builder(self.name)).bind_partial(*self.arguments, **self.keywords).arguments
+        except TypeError as error:
+            refuse(self, error)
 
-    def operations(self) -> list[Any]:
-        """The operations of mindspore.dataset.vision: file bytes [n] uint8 -> [3, H, W] float32."""
-        return [operation(text, self.names) for text in self.transforms]
-
-    def split(self) -> tuple["Preprocessing", "Preprocessing"]:
-        """What is done once, file bytes [n] -> pixels [H, W, 3] uint8, and what is done to these pixels each time.
-
-        Nothing is done once where these pixels alone would not do for the rest. Raises UsageError where one of the
-        transforms is no operation.
-        """
-        self.operations()
-        texts = list(self.transforms)
-        if texts[0].startswith("RandomCropDecodeResize("):
-            # It decodes no more than its crop. From all the pixels this one cuts the same place, by the same draws.
-            texts[:1] = ["Decode()", texts[0].replace("RandomCropDecodeResize", "RandomResizedCrop")]
-        names = [text.partition("(")[0] for text in texts]
-        count = next((at for at, name in enumerate(names) if name not in PIXELS), len(names))
-        if texts[0] == "Decode(to_pil=True)" and not set(names[count:]) <= {"Normalize", "HWC2CHW"}:
-            count = 0       # more operations want Pillow's picture, and pixels are no longer one
-        once, each = texts[:count], texts[count:]
-        return replace(self, transforms=once), replace(self, transforms=each)
-
-    def apply(self, operations: list[Any], image: Image.Image) -> np.ndarray:
-        """What `operations`, these, make of a picture that is decoded already: [3, H, W] float32."""
-        pixels: Any = image if self.transforms[0] == "Decode(to_pil=True)" else np.asarray(image)
-        for each in operations[1:]:
-            pixels = each(pixels)
-        return pixels
+    def build(self, names: Mapping[str, Any]) -> Any:
+        """What does it to an image, with the values of `names` for NAMES. Raises UsageError where there is no such."""
+        try:
+            arguments = [bound(value, names) for value in self.arguments]
+            keywords = {key: bound(value, names) for key, value in self.keywords.items()}
+            return builder(self.name)(*arguments, **keywords)
+        except UsageError:
+            raise
+        except Exception as error:      # a builder, ours or a user's, may raise anything
+            refuse(self, error)
 
 
-def operation(text: str, names: dict[str, Any]) -> Any:
-    """One operation from its text, e.g. "Resize(resize_size, Inter.BICUBIC)"."""
-    try:
-        if len(text) > limits.MAX_CALL_TEXT:
-            raise ValueError
-        call = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:     # what ast.parse raises
-        text = text if len(text) <= limits.MAX_CALL_TEXT else f"{text[:40]}..."
-        raise UsageError(f'the transform "{text}" is no call, as "RandomHorizontalFlip(0.5)" is') from error
-    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
-        raise UsageError(f'the transform "{text}" is no call, as "RandomHorizontalFlip(0.5)" is')
-    try:
-        arguments = [literal(node, names) for node in call.args]
-        keywords = {word.arg: literal(word.value, names) for word in call.keywords if word.arg}
-        return vision_class(call.func.id)(*arguments, **keywords)
-    except (TypeError, ValueError, KeyError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise UsageError(f'the transform "{text}" can\'t be: {reason}') from error
+def refuse(operation: Operation | str, error: Exception) -> NoReturn:
+    raise UsageError(f'the transform "{operation}" can\'t be: {(str(error).splitlines() or [""])[0]}') from error
 
 
-def vision_class(name: str) -> Any:
-    found = getattr(vision, name, None)
-    if not inspect.isclass(found) or not hasattr(found, "parse"):
-        near = difflib.get_close_matches(name, [n for n in dir(vision) if n[:1].isupper()], n=1)
+def builder(name: str) -> Callable[..., Any]:
+    """What makes an operation of its arguments. Raises UsageError, with the name that comes nearest, for no such."""
+    found = OURS.entries.get(name) or MINDSPORES.get(name)
+    if found is None:
+        near = difflib.get_close_matches(name, [*OURS, *MINDSPORES], n=1)
         hint = f'; did you mean "{near[0]}"?' if near else ""
         raise UsageError(f'mindspore.dataset.vision has no operation "{name}"{hint}')
     return found
 
 
-def literal(node: ast.expr, names: dict[str, Any]) -> Any:
-    """A number, text, list or tuple of them, one of `names`, or a member of Inter or Border."""
+# --- text -> Operation
+
+
+def parse(text: str) -> Operation:
+    """An operation from its text. Raises UsageError where it is none."""
+    try:
+        if len(text) > limits.MAX_CALL_TEXT:
+            raise ValueError
+        node = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:     # what ast.parse raises
+        text = text if len(text) <= limits.MAX_CALL_TEXT else f"{text[:40]}..."
+        raise UsageError(f'the transform "{text}" is no call, as "RandomHorizontalFlip(0.5)" is') from error
+    if not is_call(node):
+        raise UsageError(f'the transform "{text}" is no call, as "RandomHorizontalFlip(0.5)" is')
+    try:
+        return call(node, 1)
+    except (TypeError, ValueError, RecursionError) as error:        # ast.literal_eval's, too
+        refuse(text, error)
+
+
+def is_call(node: ast.expr) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+
+
+def call(node: Any, depth: int) -> Operation:
+    if depth > limits.MAX_CALL_DEPTH:
+        raise ValueError(f"its calls lie deeper in one another than {limits.MAX_CALL_DEPTH}")
+    arguments = tuple(argument(each, depth) for each in node.args)
+    if not all(word.arg for word in node.keywords):
+        raise ValueError("** gives no arguments here")
+    keywords = {word.arg: argument(word.value, depth) for word in node.keywords}
+    builder(node.func.id)
+    return Operation(node.func.id, arguments, keywords)
+
+
+def argument(node: ast.expr, depth: int) -> Any:
     if isinstance(node, ast.Name):
-        if node.id not in names:
-            raise UsageError(f'unknown name "{node.id}" in a transform; there are {", ".join(names)}')
-        if isinstance(value := names[node.id], int) and value > limits.MAX_CALL_NUMBER:
-            raise UsageError(f"{node.id} is {value:,}; {limits.MAX_CALL_NUMBER:,} is the most "
-                             "(crop_pct decides resize_size)")
-        return value
-    if isinstance(node, (ast.List, ast.Tuple)):
-        return [literal(item, names) for item in node.elts]
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("Inter", "Border"):
-        return getattr(vision, node.value.id)[node.attr]
+        if node.id not in NAMES:
+            raise UsageError(f'unknown name "{node.id}" in a transform; there are {", ".join(NAMES)}')
+        return Name(node.id)
+    if isinstance(node, ast.List):
+        return [argument(item, depth) for item in node.elts]
+    if isinstance(node, ast.Tuple):
+        return tuple(argument(item, depth) for item in node.elts)
+    if is_call(node):
+        try:
+            return call(node, depth + 1)
+        except UsageError as error:     # to be told with the text that it is within
+            raise ValueError(str(error)) from error
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ENUMS:
+        return member(ENUMS[node.value.id], node.attr)
     value = ast.literal_eval(node)
     if isinstance(value, (int, float)) and not abs(value) <= limits.MAX_CALL_NUMBER:
         raise ValueError(f"{value} is too large a number; {limits.MAX_CALL_NUMBER:,} is the most")
+    if not isinstance(value, (int, float, str, type(None))):
+        raise ValueError(f"{value} is no number, text, list or call")
     return value
+
+
+def member(enum: type[Enum], name: str) -> Enum:
+    if name not in enum.__members__:
+        raise ValueError(f"{enum.__name__} has no {name}; there are {', '.join(enum.__members__)}")
+    return enum[name]
+
+
+# --- Operation -> text, and -> what does it
+
+
+def written(value: Any) -> str:
+    """An argument as text that is parsed into the same."""
+    if isinstance(value, Enum):
+        return f"{type(value).__name__}.{value.name}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(written, value))}]"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(written, value))}{',' if len(value) == 1 else ''})"
+    return str(value) if isinstance(value, (Name, Operation)) else repr(value)
+
+
+def bound(value: Any, names: Mapping[str, Any]) -> Any:
+    """An argument with the values of `names` in it, and built operations."""
+    if isinstance(value, Name):
+        return measure(value.name, names[value.name])
+    if isinstance(value, (list, tuple)):
+        return type(value)(bound(item, names) for item in value)
+    return value.build(names) if isinstance(value, Operation) else value
+
+
+def measure(name: str, value: Any) -> Any:
+    """The value of a name. Raises UsageError for a side that takes all memory."""
+    for side in value if isinstance(value, tuple) else (value,):
+        if isinstance(side, int) and side > limits.MAX_CALL_NUMBER:
+            raise UsageError(f"{name} is {side:,}; {limits.MAX_CALL_NUMBER:,} is the most "
+                             "(crop_pct decides resize_size)")
+    return value
+
+
+def draws_in_python(built: Iterable[Any]) -> bool:
+    """Whether built operations, one after the other, take random numbers from Python's one source of them.
+
+    Several threads would take them in another order each time; one alone draws the same ones from the same seed.
+    """
+    every = list(with_inner(built))
+    random = [each for each in every
+              if getattr(each, "random", True) is not False and type(each).__name__ not in (*PIXELS, "Compose")]
+    # An operation that MindSpore has twice runs in Python where one before it does, or gives it Pillow's picture.
+    return (any(getattr(each, "implementation", Implementation.PY) == Implementation.PY for each in every)
+            and any(getattr(each, "implementation", Implementation.PY) != Implementation.C for each in random))
+
+
+def with_inner(built: Iterable[Any]) -> Iterator[Any]:
+    for each in built:
+        yield each
+        inner = getattr(each, "transforms", None)
+        yield from with_inner(inner if isinstance(inner, list) else ())
+
+
+# --- our own
+
+
+@register("RandomOrder")
+def random_order(transforms: list[Any]) -> Any:
+    """One of all the orders of a few operations, each as probable as the others.
+
+    MindSpore's own is written in Python, where its operations draw the same numbers for every image.
+    """
+    if not 1 <= len(transforms) <= MAX_ORDERED:
+        raise ValueError(f"it takes 1 to {MAX_ORDERED} operations, not {len(transforms)}")
+    return MINDSPORES["RandomChoice"]([MINDSPORES["Compose"](list(order)) for order in permutations(transforms)])

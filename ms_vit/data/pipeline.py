@@ -11,70 +11,93 @@ import mindspore.dataset as ds
 import numpy as np
 from mindspore.dataset import transforms
 
-from ms_vit.data.folder import IMAGE_EXTENSIONS, class_folders, indexed, scan
+from ms_vit.data.folder import IMAGE_EXTENSIONS, indexed
 from ms_vit.data.labels import Labels
+from ms_vit.data.layout import Split
 from ms_vit.data.memory import ImageCache, size_in_memory
-from ms_vit.data.operations import Preprocessing
+from ms_vit.data.operations import draws_in_python
+from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.device import cpu_count
-from ms_vit.errors import DataError
+from ms_vit.distributed import World
+from ms_vit.errors import DataError, UsageError
 from ms_vit.progress import say
 
 # Batches (and images, on their way into one) that lie ready before the step asks for them. MindSpore's 16 would hold
 # 16 batches: 154 MB of 16 x 3 x 224 x 224 floats, 1.2 GB of 128. Four bridge a slow file, and any more gain nothing.
 READY = 4
+SINGLE = World()
 # How its errors name an image: "The corresponding data file is: a.jpg. Decode: ...", "Failed to open file: a.jpg".
 ENDINGS = "|".join(map(re.escape, IMAGE_EXTENSIONS))
 NAMED = re.compile(rf"file(?: is| found)?: (.+?(?:{ENDINGS}))(?=[.,]?\s|$)", re.IGNORECASE)
 
 
 class Batches:
-    """Batches of every image below `split`, which holds one folder a class, named by an id or a name of `labels`.
+    """Batches of every image of `split`, which holds one folder a class, named by an id or a name of `labels`.
 
     Training shuffles and leaves out an incomplete last batch; evaluation keeps the order and the last, smaller batch.
     Order and augmentation of an epoch follow from the seed, the epoch and the number of workers alone, to the bit.
 
-    keep: bytes of memory that decoded images may take. Where they fit, the first epoch keeps them for those after it;
-    evaluation's batches are bitwise the same then, and training's but for what RandomCropDecodeResize makes of a JPEG
-    at the very edges of its crop.
+    split: a part of a folder, or, by its path, all of it.
+    batch_size: images a step, of all processes of `world` together. Each process gets its own part of each batch of
+    training, so that all parts are the batch that a single process would get, and its own images of an evaluation, in
+    batches of the same size, so that each image is one process's.
+    keep: bytes of memory that decoded images may take in all processes. Where they fit, the first epoch keeps them for
+    those after it; evaluation's batches are bitwise the same then, and training's but for what RandomCropDecodeResize
+    makes of a JPEG at the very edges of its crop.
     leave_out: files that are passed over.
 
-    Raises DataError where a folder is no class of `labels`, or there are too few images for one batch.
+    Raises DataError where a folder is no class of `labels`, or there are too few images for one batch, and UsageError
+    where the processes can't share a batch equally.
     """
 
-    def __init__(self, split: Path, labels: Labels, preprocessing: Preprocessing, *, batch_size: int, training: bool,
-                 seed: int = 0, workers: int | None = None, keep: int = 0, leave_out: Collection[Path] = ()):
-        self.split = split
-        self.class_index = labels.index
+    def __init__(self, split: Split | Path, labels: Labels, preprocessing: Preprocessing, *, batch_size: int,
+                 training: bool, seed: int = 0, workers: int | None = None, keep: int = 0,
+                 leave_out: Collection[Path] = (), world: World = SINGLE):
+        self.split = split = split if isinstance(split, Split) else Split(split)
+        self.folder = split.folder
         self.batch_size = batch_size
         self.training = training
         self.seed = seed
         self.workers = workers or cpu_count()
-        wanted = set(images_below(split, labels)) - set(leave_out)
+        self.world = world
+        if batch_size % world.size:
+            raise UsageError(f"{world.size} processes can't share batches of {batch_size} images equally; set "
+                             f"train.batch_size to a multiple of {world.size}")
+        self.own_batch_size = batch_size // world.size
+        wanted = set(images_of_split(split, labels)) - set(leave_out)
+        self.class_index = {folder.name: labels.index[folder.name] for folder in split.class_folders()}
         self.names = self.listed()
-        self.files = [split / name for name in self.names]
+        self.files = [self.folder / name for name in self.names]
         self.taken = np.array([index for index, file in enumerate(self.files) if file in wanted], np.int64)
         if not len(self.taken):
             raise DataError(f"none of the images in {split} can be read; replace them")
         if training and len(self.taken) < batch_size:
             raise DataError(f"{split} has {len(self.taken)} images, fewer than one batch of {batch_size}; "
                             "set train.batch_size lower")
-        self.once, self.each = preprocessing.split()
+        if not training and len(self.taken) < world.size:
+            raise DataError(f"{split} has {len(self.taken)} images, fewer than there are processes, {world.size}; "
+                            "start fewer")
         self.whole = preprocessing
-        size = size_in_memory([self.files[i] for i in self.taken], self.once.operations()) \
-            if keep and self.once.transforms else 0
+        self.cacheable, self.per_epoch = preprocessing.split()
+        # Training's order gives a process any of the images, sooner or later; evaluation's always the same ones.
+        held = self.taken.tolist() * world.size if training else self.taken.tolist()
+        size = size_in_memory([self.files[i] for i in held], self.cacheable.operations()) \
+            if keep and self.cacheable.transforms else 0
         self.fit = 0 < size <= keep
         self.cache: ImageCache | None = None
-        if self.fit:
+        if self.fit and world.writes:
             say(f"{split}: {len(self):,} decoded images stay in memory, {size / 1e6:,.1f} MB")
 
     def __len__(self) -> int:
-        """Images."""
+        """Images, of all processes."""
         return len(self.taken)
 
     @property
     def steps(self) -> int:
-        """Batches of an epoch."""
-        return len(self) // self.batch_size if self.training else -(-len(self) // self.batch_size)
+        """Batches of an epoch: in training all processes' common ones, in evaluation this process's own."""
+        if self.training:
+            return len(self) // self.batch_size
+        return -(-len(self.world.scatter(self.taken.tolist())) // self.own_batch_size)
 
     @property
     def fingerprint(self) -> str:
@@ -84,48 +107,61 @@ class Batches:
 
     def listed(self) -> list[str]:
         """CLASS/NAME of all that MindSpore gives an index to, in its order."""
-        return [f"{folder.name}/{name}" for folder in class_folders(self.split) for name in indexed(folder)]
+        return [f"{folder.name}/{name}" for folder in self.split.class_folders() for name in indexed(folder)]
 
     def order(self, epoch: int) -> list[int]:
-        """Which of `files` come in an epoch, one after the other: indices of ImageFolderDataset."""
+        """Which of `files` come in an epoch, one after the other, in all processes: indices of ImageFolderDataset."""
         if not self.training:
             return self.taken.tolist()
         return self.taken[np.random.default_rng((self.seed, epoch)).permutation(len(self))].tolist()
 
+    def own_order(self, epoch: int) -> list[int]:
+        """Which of them are this process's."""
+        order = self.order(epoch)
+        if self.world.size == 1:
+            return order        # with the incomplete batch, which goes only once it is made
+        return self.world.slice(order, self.batch_size) if self.training else self.world.scatter(order)
+
     def files_of(self, epoch: int, batch: int) -> list[Path]:
-        """The images of one batch."""
+        """The images of one batch, in all processes."""
         start = batch * self.batch_size
         return [self.files[index] for index in self.order(epoch)[start:start + self.batch_size]]
 
     def epoch(self, epoch: int = 0, *, skip: int = 0) -> ds.Dataset:
-        """A pipeline of one epoch's batches, but for the first `skip`; to be gone through at once.
+        """A pipeline of this process's batches of one epoch, but for the first `skip`; to be gone through at once.
 
         What is skipped is made all the same, and dropped: random operations can't be told to draw as if it had been.
         """
-        order = self.order(epoch)
+        order = self.own_order(epoch)
         # Each epoch has a seed of its own, which its random operations take when they are made, now.
-        ds.config.set_seed(int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0]))
+        seed = self.world.seed(self.seed)
+        ds.config.set_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0]))
         ds.config.set_prefetch_size(READY)
         images = self.from_memory(order) if self.fit else self.from_files(order)
-        operations = (self.each if self.fit else self.whole).operations()
-        images = images.map(operations, "image", num_parallel_workers=self.workers)
+        operations = (self.per_epoch if self.fit else self.whole).operations()
+        workers = 1 if draws_in_python(operations) else self.workers
+        images = images.map(operations, "image", num_parallel_workers=workers)
         images = images.map(transforms.TypeCast(ms.int32), "label", num_parallel_workers=1)
-        images = images.batch(self.batch_size, drop_remainder=self.training, num_parallel_workers=1)
+        images = images.batch(self.own_batch_size, drop_remainder=self.training, num_parallel_workers=1)
         return images.skip(skip) if skip else images
 
     def from_files(self, order: list[int]) -> ds.Dataset:
         # MindSpore lists the folder each time, and one file more or less would shift the indices of all after it.
         if differing := set(self.names) ^ set(self.listed()):
-            raise DataError(f"{self.split / min(differing)} came or went while {self.split} was used; leave it alone, "
-                            "and give the command again")
+            raise DataError(f"{self.folder / min(differing)} came or went while {self.folder} was used; leave it "
+                            "alone, and give the command again")
         endings = sorted({file.suffix for file in self.files})      # in the case that they are written in
-        return ds.ImageFolderDataset(str(self.split), sampler=ds.SubsetSampler(order), extensions=endings,
+        # Folders without a class index are passed over.
+        return ds.ImageFolderDataset(str(self.folder), sampler=ds.SubsetSampler(order), extensions=endings,
                                      num_parallel_workers=self.workers, class_indexing=self.class_index)
 
     def from_memory(self, order: list[int]) -> ds.Dataset:
         if self.cache is None:
-            decoded = self.from_files(order).map(self.once.operations(), "image", num_parallel_workers=self.workers)
-            self.cache = ImageCache(numpy_batches(decoded), order, len(self.files))
+            # After this epoch's images come those that other processes have now, and this one may in a later epoch.
+            later = sorted(set(self.taken.tolist()) - set(order)) if self.training else []
+            decoded = self.from_files(order + later).map(self.cacheable.operations(), "image",
+                                                         num_parallel_workers=self.workers)
+            self.cache = ImageCache(numpy_batches(decoded), order + later, len(self.files))
         # One thread: all that is left to do in Python is to hand an array on.
         return ds.GeneratorDataset(self.cache, ["image", "label"], sampler=ds.SubsetSampler(order),
                                    num_parallel_workers=1, python_multiprocessing=False)
@@ -147,11 +183,12 @@ def naming_bad_images() -> Iterator[None]:
         raise DataError(f'{found[1]} can\'t be decoded; remove it ("ms-vit check" finds all such files)') from error
 
 
-def images_below(split: Path, labels: Labels) -> list[Path]:
+def images_of_split(split: Split, labels: Labels) -> list[Path]:
     """The image files of every class folder of `split`; each folder must be one of `labels`."""
-    if not split.is_dir():
-        raise DataError(f"{split} is not there; a data folder holds {split.name}/CLASS/IMAGE files")
-    classes = scan(split)
+    folder = split.folder
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not there; a data folder holds {folder.name}/CLASS/IMAGE files")
+    classes = split.images()
     known = labels.index
     unknown = [name for name in classes if name not in known]
     if unknown:

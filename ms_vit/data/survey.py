@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ms_vit.data.folder import class_folders, files_in
+from ms_vit.data.folder import IMAGE_EXTENSIONS, INFER, SPLITS, class_folders, files_in, flat_classes
 from ms_vit.data.inspection import Defect, inspect
 
+FLAT = "all"  # the one split of a folder of class folders
 MAX_PLACES = 3  # in which a copied image is told to be, too
 
 
@@ -27,7 +28,10 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file below the folder, with the split and class folder that it lies in (None in infer/, or out of place)."""
+    """A file below the folder, with the split and class folder that it lies in.
+
+    split: "infer", too, and "all" in a flat folder. label: None in infer/, or out of place.
+    """
 
     path: str
     split: str
@@ -40,29 +44,42 @@ class File:
         return row | asdict(self.defect) if self.defect else row
 
 
-def survey(folder: Path, splits: list[str]) -> list[File]:
+def splits_of(folder: Path) -> dict[str, str]:
+    """The labelled splits of a data folder, and where each lies below it; of a flat one {"all": ""}."""
+    splits = {name: name for name in SPLITS if (folder / name).is_dir()}
+    return splits or ({FLAT: ""} if folder.is_dir() and flat_classes(folder) else {})
+
+
+def survey(folder: Path, splits: dict[str, str]) -> list[File]:
     """Every file of the splits and of infer/ that isn't hidden, read to its end."""
     names = [str(path.relative_to(folder)) for path in listed(folder, splits)]
     inspections = inspect(folder, names, f"checking {folder}")
-    return [placed(name, one.sha256, one.defect) for name, one in zip(names, inspections, strict=True)]
+    flat = FLAT in splits
+    return [placed(name, one.sha256, one.defect, flat) for name, one in zip(names, inspections, strict=True)]
 
 
-def listed(folder: Path, splits: list[str]) -> Iterator[Path]:
-    """Class folders may be links, as MindSpore follows these; what is deeper in one may not."""
-    for split in splits:
-        for entry in sorted((folder / split).iterdir()):
-            if entry.is_dir() and not entry.name.startswith("."):
+def listed(folder: Path, splits: dict[str, str]) -> Iterator[Path]:
+    """Class folders may be links, as MindSpore follows these; what is deeper in one may not.
+
+    Beside the class folders of a flat folder may lie anything, of which only images are odd.
+    """
+    for split, place in splits.items():
+        for entry in sorted((folder / place).iterdir()):
+            if entry.name.startswith(".") or (split == FLAT and entry.name == INFER):
+                continue
+            if entry.is_dir():
                 yield from files_in(entry)
-            elif not entry.name.startswith("."):
+            elif split != FLAT or entry.suffix.lower() in IMAGE_EXTENSIONS:
                 yield entry
-    if (folder / "infer").is_dir():
-        yield from files_in(folder / "infer")
+    if (folder / INFER).is_dir():
+        yield from files_in(folder / INFER)
 
 
-def placed(path: str, sha256: str | None, defect: Defect | None) -> File:
-    split, *inner = Path(path).parts
+def placed(path: str, sha256: str | None, defect: Defect | None, flat: bool) -> File:
+    parts = Path(path).parts
+    split, inner = (FLAT, parts) if flat and parts[0] != INFER else (parts[0], parts[1:])
     label = None
-    if split != "infer":
+    if split != INFER:
         if len(inner) == 2:
             label = inner[0]
         elif not defect:
@@ -71,9 +88,10 @@ def placed(path: str, sha256: str | None, defect: Defect | None) -> File:
     return File(path, split, label, sha256, defect)
 
 
-def images_by_class(folder: Path, splits: list[str], files: list[File]) -> dict[str, dict[str, int]]:
+def images_by_class(folder: Path, splits: dict[str, str], files: list[File]) -> dict[str, dict[str, int]]:
     """Split -> class folder -> good images."""
-    counts = {split: {child.name: 0 for child in class_folders(folder / split)} for split in splits}
+    counts = {split: {child.name: 0 for child in class_folders(folder / place) if split != FLAT or child.name != INFER}
+              for split, place in splits.items()}
     for file in files:
         if file.label is not None and not file.defect:
             counts[file.split][file.label] += 1
@@ -91,11 +109,11 @@ def odd_classes(counts: dict[str, dict[str, int]]) -> Iterator[Problem]:
     """Class folders without a good image, or with a name that MindSpore can't take."""
     for split, classes in counts.items():
         for name, count in classes.items():
+            path = name if split == FLAT else f"{split}/{name}"
             if not count:
-                yield Problem("empty class", f"{split}/{name}",
-                              "is a class without a good image; add some or remove the folder")
+                yield Problem("empty class", path, "is a class without a good image; add some or remove the folder")
             if name.encode(errors="replace").decode() != name:
-                yield Problem("wrong name", f"{split}/{name}", "is a class whose name isn't UTF-8; rename it")
+                yield Problem("wrong name", path, "is a class whose name isn't UTF-8; rename it")
 
 
 def missing_classes(counts: dict[str, dict[str, int]]) -> Iterator[Problem]:

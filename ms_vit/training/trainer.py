@@ -15,9 +15,10 @@ from mindspore.train import Callback, Model
 from ms_vit.caches import graph_cache
 from ms_vit.data.inspection import unreadable
 from ms_vit.data.labels import labels_for
+from ms_vit.data.layout import find_layout
 from ms_vit.data.memory import memory_share
-from ms_vit.data.operations import Preprocessing
 from ms_vit.data.pipeline import Batches, naming_bad_images, numpy_batches
+from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.data.sets.cards import card_of
 from ms_vit.device import amp_level, cpu_count, sink_size
 from ms_vit.distributed import World
@@ -88,8 +89,11 @@ class Trainer(Callback):
     # --- what there is: the run so far, the network, the images, the step
 
     def open(self, data: Path) -> None:
-        """Finds what there is of this run. Raises UsageError where it is another's."""
+        """Finds what there is of this run and of the images. Raises UsageError where the run is another's."""
         self.changed = folder.changes(self.run, self.recipe)
+        self.layout = find_layout(data, self.recipe.data.holdout)
+        for line in self.layout.said:
+            say(line)
         ms.set_seed(self.recipe.train.seed)
         if self.world.writes:
             self.checkpoints.tidy()
@@ -118,13 +122,15 @@ class Trainer(Callback):
         how: dict[str, Any] = {
             "batch_size": train.batch_size, "workers": workers(self.recipe, self.state),
             "keep": memory_share() if train.epochs > 1 else 0,
-            "leave_out": unreadable(data, self.run) if self.recipe.data.bad_images == "skip" else ()}
+            "leave_out": (unreadable(data, self.run, self.layout.files())
+                          if self.recipe.data.bad_images == "skip" else ()),
+            "world": self.world}
         augmented = replace(prepared, transforms=self.recipe.augment.train)
-        self.batches = Batches(data / "train", self.spec.labels, augmented, training=True, seed=train.seed, **how)
-        self.validation = Batches(data / "val", self.spec.labels, prepared, training=False, **how)
+        self.batches = Batches(self.layout.train, self.spec.labels, augmented, training=True, seed=train.seed, **how)
+        self.validation = Batches(self.layout.val, self.spec.labels, prepared, training=False, **how)
         if self.state.images not in ("", self.batches.fingerprint):
-            raise DataError(f"{data / 'train'} has other images than when {self.run} was begun; bring those back, or "
-                            "give another --run")
+            raise DataError(f"{self.layout.train.folder} has other images than when {self.run} was begun; bring those "
+                            "back, or give another --run")
         self.state.workers, self.state.images = self.batches.workers, self.batches.fingerprint
 
     def prepare_step(self) -> None:
@@ -296,7 +302,7 @@ class Trainer(Callback):
         scored.set_train(False)
         self.use_graph_cache("validation")
         batches = until(self.stop, numpy_batches(self.validation.epoch()))
-        scores = score(on_mindspore(scored, self.recipe.train.batch_size), batches,
+        scores = score(on_mindspore(scored, self.validation.own_batch_size), batches,
                        classes=self.spec.config.num_classes, total=self.validation.steps).over(self.world)
         self.net.set_train(True)
         return scores
@@ -387,7 +393,7 @@ class Trainer(Callback):
 
 def data_folder(recipe: Recipe) -> Path:
     data = recipe.data.folder
-    if not (data / "train").is_dir() or not (data / "val").is_dir():
+    if not data.is_dir():
         raise UsageError(f'no folder {recipe.data.root / recipe.data.name} with train/ and val/; run '
                          f'"ms-vit download {recipe.data.name}", or give the path of your own by --data.name')
     return data

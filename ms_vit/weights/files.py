@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ms_vit.data.labels import Labels
-from ms_vit.data.operations import Preprocessing
+from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.errors import DataError, UsageError
 from ms_vit.models.config import ViTConfig
 

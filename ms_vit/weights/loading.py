@@ -10,7 +10,7 @@ from mindspore import Parameter
 
 from ms_vit import limits
 from ms_vit.data.labels import Labels
-from ms_vit.data.operations import Preprocessing
+from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.errors import DataError, UsageError
 from ms_vit.models.config import HEAD_DIM, SHARES, ViTConfig, configure, named
 from ms_vit.models.vit import ViT

@@ -1,20 +1,20 @@
 """What is exported: a network, its arguments and weights, and its preprocessing in other libraries' words."""
 
-import ast
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from mindspore.dataset.vision import Inter
 
-from ms_vit.data.operations import Preprocessing, literal
+from ms_vit.data.operations import bound
+from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.errors import UsageError
 from ms_vit.models.config import ViTConfig
 from ms_vit.models.vit import ViT
 from ms_vit.weights.files import METADATA_KEY, ModelSpec
 
-INTERPOLATIONS = {"LINEAR": "bilinear", "BILINEAR": "bilinear", "BICUBIC": "bicubic", "PILCUBIC": "bicubic"}
-MINDSPORE_DEFAULT = "LINEAR"
+INTERPOLATIONS = {Inter.BILINEAR: "bilinear", Inter.BICUBIC: "bicubic", Inter.PILCUBIC: "bicubic"}
 CROPPED = ["Decode", "Resize", "CenterCrop", "Normalize", "HWC2CHW"]
 
 
@@ -71,24 +71,20 @@ class Pictures:
 
 
 def pictures(preprocessing: Preprocessing) -> Pictures | None:
-    """A preprocessing in other libraries' words; None where it is more than decode, resize, crop, normalise.
+    """A preprocessing in other libraries' words; None where it is more than decode, resize, crop (square), normalise.
 
     Pictures come out the same, but for a crop whose margin is odd: torchvision rounds its place otherwise, by a pixel.
     """
-    steps: dict[str, dict[str, ast.expr]] = {}
-    for text in preprocessing.transforms:
-        call = ast.parse(text.strip(), mode="eval").body
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name):
-            words = dict(zip(("size", "interpolation"), call.args, strict=False))
-            steps[call.func.id] = words | {word.arg: word.value for word in call.keywords if word.arg}
-    if list(steps) not in (CROPPED, [name for name in CROPPED if name != "CenterCrop"]):
-        return None
+    steps = {operation.name: operation for operation in preprocessing.parsed}
     size, names = preprocessing.image_size, preprocessing.names
-    resized = literal(steps["Resize"]["size"], names)
+    listed = [operation.name for operation in preprocessing.parsed]
+    if listed not in (CROPPED, [name for name in CROPPED if name != "CenterCrop"]) or not isinstance(size, int):
+        return None
+    given = steps["Resize"].given()
+    resized = bound(given["size"], names)
     resize = (resized[0], resized[1]) if isinstance(resized, (list, tuple)) else int(resized)
-    crop = literal(steps["CenterCrop"]["size"], names) if "CenterCrop" in steps else resize
-    member = steps["Resize"].get("interpolation")
-    interpolation = INTERPOLATIONS.get(member.attr if isinstance(member, ast.Attribute) else MINDSPORE_DEFAULT)
+    crop = bound(steps["CenterCrop"].given()["size"], names) if "CenterCrop" in steps else resize
+    interpolation = INTERPOLATIONS.get(given.get("interpolation", Inter.BILINEAR))
     if interpolation is None or (crop != size if "CenterCrop" in steps else crop != (size, size)):
         return None
     side = resize[0] if isinstance(resize, tuple) else resize

@@ -1,0 +1,126 @@
+"""How a model wants its images: a list of operations, and the values that their names stand for."""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ms_vit.data.operations import PIXELS, Operation, parse
+from ms_vit.errors import UsageError
+
+
+@dataclass(kw_only=True, frozen=True)
+class Preprocessing:
+    """How a model wants its images: operations, with the values that their names stand for.
+
+    transforms: the operations' texts; see operations.py. image_size in pixels, of both sides or (height, width);
+    resize_size is image_size / crop_pct; mean and std of the channels, from 0 to 1. The defaults are those of most
+    models for ImageNet.
+    """
+
+    transforms: list[str] = field(default_factory=lambda: [
+        "Decode()",
+        "Resize(resize_size)",
+        "CenterCrop(image_size)",
+        "Normalize(mean, std)",
+        "HWC2CHW()",
+    ])
+    image_size: int | Sequence[int]
+    crop_pct: float = 0.875
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+
+    def check(self) -> None:
+        """Raises UsageError where these operations don't make an image for the model of a picture."""
+        for name, low in (("mean", -math.inf), ("std", 0.0)):
+            values = getattr(self, name)
+            if len(values) != 3 or not all(low < value < math.inf for value in values):
+                raise UsageError(f"{name} must be three numbers{' above 0' if name == 'std' else ''}, not {values}")
+        if not 0 < self.crop_pct <= 1:
+            raise UsageError(f"crop_pct must be above 0 and at most 1, not {self.crop_pct}")
+        if not self.transforms:
+            raise UsageError("there are no transforms")
+        made: Any = encoded(Image.new("RGB", (64, 48)))
+        for text, each in zip(self.transforms, self.operations(), strict=True):
+            try:
+                made = each(made)
+            except Exception as error:      # those that are written in Python raise nearly anything
+                raise UsageError(f'"{text}" fails: {(str(error).splitlines() or [""])[0]}') from error
+        shape = (3, *self.sides)
+        if not isinstance(made, np.ndarray) or made.shape != shape or made.dtype != np.float32:
+            found = f"{made.dtype} {made.shape}" if isinstance(made, np.ndarray) else type(made).__name__
+            raise UsageError(f"the transforms make {found} of a picture, not float32 {shape}")
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """(height, width) of the model's images, in pixels."""
+        if isinstance(self.image_size, int):
+            return self.image_size, self.image_size
+        height, width = self.image_size
+        return height, width
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """The values of operations.NAMES."""
+        resized = tuple(int(side / self.crop_pct) for side in self.sides)
+        one = isinstance(self.image_size, int)
+        # Decoded images hold 0..255, and MindSpore's Normalize takes its mean and std on that scale.
+        return {"image_size": self.image_size if one else self.sides, "resize_size": resized[0] if one else resized,
+                "mean": [255 * value for value in self.mean], "std": [255 * value for value in self.std]}
+
+    @cached_property
+    def parsed(self) -> tuple[Operation, ...]:
+        """The operations. Raises UsageError where one of the texts is none."""
+        return tuple(map(parse, self.transforms))
+
+    def operations(self) -> list[Any]:
+        """What is done to an image, built: file bytes [n] uint8 -> [3, H, W] float32. Raises UsageError."""
+        names = self.names
+        return [operation.build(names) for operation in self.parsed]
+
+    def split(self) -> tuple["Preprocessing", "Preprocessing"]:
+        """What is done once, file bytes [n] -> pixels [H, W, 3] uint8, and what is done to these pixels each time.
+
+        Nothing is done once where these pixels alone would not do for the rest. Raises UsageError where one of the
+        transforms is no operation.
+        """
+        self.operations()
+        operations = list(self.parsed)
+        first = operations[0]
+        if first.name == "RandomCropDecodeResize":
+            # It decodes no more than its crop. From all the pixels this one cuts the same place, by the same draws.
+            operations[:1] = [Operation("Decode"), replace(first, name="RandomResizedCrop")]
+        count = next((at for at, each in enumerate(operations) if each.name not in PIXELS), len(operations))
+        if decodes_to_pillow(first) and not {each.name for each in operations[count:]} <= {"Normalize", "HWC2CHW"}:
+            count = 0       # more operations want Pillow's picture, and pixels are no longer one
+        texts = [str(each) for each in operations]
+        return replace(self, transforms=texts[:count]), replace(self, transforms=texts[count:])
+
+    def apply(self, operations: list[Any], image: Image.Image) -> np.ndarray:
+        """What `operations`, these, make of a picture that is decoded already: [3, H, W] float32."""
+        first = self.parsed[0]
+        made: Any
+        if first.name == "Decode":
+            made, operations = image if decodes_to_pillow(first) else np.asarray(image), operations[1:]
+        else:       # it wants a file
+            made = encoded(image)
+        for each in operations:
+            made = each(made)
+        return made
+
+
+def decodes_to_pillow(operation: Operation) -> bool:
+    """Whether an operation makes Pillow's picture of a file, on which those after it run by Pillow, too."""
+    return operation.name == "Decode" and bool(operation.given().get("to_pil"))
+
+
+def encoded(image: Image.Image) -> np.ndarray:
+    """The bytes of a file with these pixels, [n] uint8."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return np.frombuffer(file.getvalue(), np.uint8)
