@@ -107,7 +107,7 @@ class Named:
     """The network: a size by its name or a file of weights, and what is to be another than there.
 
     Args:
-        name: vit_{tiny,small,base,large}_patch{8,14,16,32}_SIZE; where not given, what the weights are, or without these
+        name: vit_{tiny,small,base,large}_patch{8,14,16,32}_SIZE; where not given, what the weights are, or else
             vit_tiny_patch16_224.
         weights: file of any format to start from.
     """
