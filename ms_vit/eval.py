@@ -29,7 +29,7 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
         checkpoint: a run folder (its best checkpoint), one of its checkpoints, or a weight file.
         data: folder that holds the split.
         split: folder below data, with one folder a class.
-        out: where eval.json goes (default: the run folder, or beside the weight file).
+        out: file for the result (default: eval.json in the run folder, or in runs/vit for a weight file vit.pth).
         batch_size: images at once; the result doesn't depend on it.
         workers: threads that read images (default: what the machine has).
         model: name of the network where the checkpoint is another library's, e.g. vit_base_patch16_224.
@@ -39,23 +39,26 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
     with signals.caught():      # MindSpore's threads, which begin when it is imported, inherit that
         from ms_vit.data.pipeline import Batches, naming_bad_images, numpy_batches
         from ms_vit.inference.predictor import Predictor, score
-        from ms_vit.runs.checkpoints import run_folder
+        from ms_vit.runs.checkpoints import model_file
+        from ms_vit.runs.results import results_folder, room_for
 
         if workers is not None and workers < 1:
             raise UsageError("--workers must be at least 1")
-        predictor = Predictor(checkpoint, model=model, device=device, batch_size=batch_size, engine=engine)
-        labels, data = predictor.spec.labels, Path(data)
-        batches = Batches(data / split, labels, predictor.spec.preprocessing, batch_size=batch_size, training=False,
-                          workers=workers)
-        with naming_bad_images():
-            scores = score(predictor.logits, numpy_batches(batches.epoch()), classes=len(labels), total=batches.steps)
+        weights, data = model_file(Path(checkpoint)), Path(data)
+        out = Path(out or results_folder(weights) / "eval.json")
+        with room_for(out):
+            predictor = Predictor(weights, model=model, device=device, batch_size=batch_size, engine=engine)
+            labels = predictor.spec.labels
+            batches = Batches(data / split, labels, predictor.spec.preprocessing, batch_size=batch_size,
+                              training=False, workers=workers)
+            with naming_bad_images():
+                scores = score(predictor.logits, numpy_batches(batches.epoch()), classes=len(labels),
+                               total=batches.steps)
+            about = {"checkpoint": str(weights), "data": str(data), "split": split}
+            out.write_text(json.dumps(about | scores.as_dict(labels), indent=1))
 
-    out = Path(out or run_folder(predictor.weights) / "eval.json")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    about = {"checkpoint": str(predictor.weights), "data": str(data), "split": split}
-    out.write_text(json.dumps(about | scores.as_dict(labels), indent=1))
     say(f"{data / split}: top-1 {100 * scores.top1:.2f} %, top-5 {100 * scores.top5:.2f} % "
-        f"of {scores.images:,} images, by {predictor.weights}")
+        f"of {scores.images:,} images, by {weights}")
     for mistake in scores.mistakes(labels):
         say(f"  {mistake}")
     say(f"per class and confusion: {out}")

@@ -11,14 +11,18 @@ TILE = 160
 MOST_TILES = 100
 
 
-def annotate(picture: Image.Image, name: str, probability: float) -> Image.Image:
-    """A copy of a picture with "name (93.1 %)" in a strip below it; tiny pictures enlarged, huge ones reduced."""
+def fit(picture: Image.Image) -> Image.Image:
+    """A copy of a picture as RGB, tiny ones enlarged, huge ones reduced; of what was made here, just a copy."""
     factor = max(1.0, SMALLEST / min(picture.size)) if min(picture.size) < SMALLEST else 1.0
     factor = min(factor, LARGEST / max(picture.size)) if max(picture.size) * factor > LARGEST else factor
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
     # Enlarged pixels stay squares, so that one sees what the network saw.
-    picture = picture.convert("RGB").resize(size, Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS)
+    return picture.convert("RGB").resize(size, Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS)
 
+
+def annotate(picture: Image.Image, name: str, probability: float) -> Image.Image:
+    """A copy of a picture, made to fit, with "name (93.1 %)" in a strip below it."""
+    picture = fit(picture)
     text = f"{name} ({100 * probability:.1f} %)"
     points = max(14, picture.width // 16)
     while ImageFont.load_default(points).getlength(text) > picture.width - 12 and points > 9:
