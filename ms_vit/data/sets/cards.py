@@ -28,7 +28,7 @@ class RemoteFile:
         sha256: published SHA-256, in hexadecimal.
         md5: published MD5, where that is all there is.
         bytes: size.
-        unpacked: what it unpacks to, path in it: MD5 or SHA-256 in hexadecimal. A folder with these will do in its place.
+        unpacked: what it unpacks to, path in it: MD5 or SHA-256; a folder with these will do in its place.
     """
 
     url: str
@@ -141,7 +141,8 @@ class Card:
             raise UsageError(f'"unpacked" in {path} goes with format cifar-pickles; {self.format} is read from what '
                              "is fetched")
         for name, hash in file.unpacked.items():
-            if not all(map(plain_name, name.split("/"))):
+            # YAML makes a number of 7, which jsonargparse lets pass where a key should be text.
+            if not isinstance(name, str) or not all(map(plain_name, name.split("/"))):
                 raise UsageError(f'"unpacked" in {path} names files by their path in the archive, not {name!r}')
             if not re.fullmatch("[0-9a-f]{32}|[0-9a-f]{64}", hash):
                 raise UsageError(f'"unpacked" in {path} must give each file its MD5 or SHA-256, 32 or 64 hexadecimal '
