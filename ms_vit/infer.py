@@ -16,7 +16,8 @@ if TYPE_CHECKING:       # imported where they are used, so that a wrong option i
     import numpy as np
     from PIL import Image
 
-    from ms_vit.inference.predictor import Prediction, Predictor
+    from ms_vit.inference.predictor import Predictor
+    from ms_vit.reports.gallery import Drawing
 
 
 @dataclass
@@ -48,7 +49,7 @@ def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path |
     from ms_vit.data.threads import AHEAD, in_order, thread_pool
     from ms_vit.device import cpu_count
     from ms_vit.inference.predictor import Predictor
-    from ms_vit.reports.gallery import contact_sheet
+    from ms_vit.reports.gallery import Drawing, Places, contact_sheet
     from ms_vit.runs.checkpoints import model_file
     from ms_vit.runs.results import results_folder, room_for
 
@@ -68,7 +69,7 @@ def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path |
         predictor = Predictor(weights, model=model, device=device, batch_size=batch_size, engine=engine)
         with (out / "predictions.jsonl").open("w") as lines, thread_pool() as pool:
 
-            def drawings() -> Iterator[Drawing]:
+            def drawings() -> Iterator["Drawing"]:
                 """What is to be drawn, once it is known; lists and tells each picture on the way."""
                 places = Places()
                 looks = in_order(pool, lambda entry: look(predictor, entry[0]), files, batch_size)
@@ -86,9 +87,9 @@ def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path |
                         lines.write(json.dumps(told) + "\n")
                         best = answer[0]
                         say(f"{file}: {best.name} {100 * best.probability:.1f} % ({best.index})")
-                        yield Drawing(places.free(out / name), found.shown, best)
+                        yield Drawing(places.free(out / name), found.shown, best.name, best.probability)
 
-            drawn = list(in_order(pool, draw, drawings(), AHEAD * cpu_count()))
+            drawn = list(in_order(pool, Drawing.save, drawings(), AHEAD * cpu_count()))
     if not drawn:
         raise DataError(f"none of {len(files)} files could be read as a picture: {faults[0]}")
     contact_sheet(drawn, out / "gallery.png")
@@ -117,44 +118,6 @@ def look(predictor: "Predictor", file: Path) -> Look | DataError:
     except DataError as error:
         return error
     return Look(predictor.prepare(picture), fit(picture))
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A picture as it is shown, what is on it, and where to save the two."""
-
-    place: Path
-    picture: "Image.Image"
-    best: "Prediction"
-
-
-def draw(drawing: Drawing) -> Path:
-    """Saves a drawing; returns where."""
-    from ms_vit.reports.gallery import annotate
-
-    drawing.place.parent.mkdir(parents=True, exist_ok=True)
-    annotate(drawing.picture, drawing.best.name, drawing.best.probability).save(drawing.place)
-    return drawing.place
-
-
-class Places:
-    """Hands out places for pictures, each once."""
-
-    def __init__(self) -> None:
-        self.taken: set[Path] = set()
-        self.numbers: dict[Path, int] = {}      # the last that was given to a name: many cameras call all alike
-
-    def free(self, place: Path) -> Path:
-        """`place`, as PNG where it isn't JPEG, and numbered from 2 where another picture of this run has it."""
-        if place.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-            place = place.with_name(place.name + ".png")
-        found, number = place, self.numbers.get(place, 1)
-        while found in self.taken:
-            number += 1
-            found = place.with_name(f"{place.stem}-{number}{place.suffix}")
-        self.numbers[place] = number
-        self.taken.add(found)
-        return found
 
 
 def main(argv: list[str] | None = None) -> int:

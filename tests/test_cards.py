@@ -127,7 +127,8 @@ def test_a_cards_name_is_no_path(name):
                              ({"": "0" * 32}, "by their path in the archive"),
                              ({"a": "0" * 40}, "MD5 or SHA-256, 32 or 64 hexadecimal digits"),
                              ({"a": "A" * 32}, "in lower case"), ({"a": 7}, "unpacked"), (["a"], "unpacked"),
-                             ({7: "0" * 32}, "by their path in the archive, not 7"), ({"a": None}, "unpacked"), ({"a": {}}, "unpacked")]),
+                             ({7: "0" * 32}, "by their path in the archive, not 7"),
+                             ({"a": None}, "unpacked"), ({"a": {}}, "unpacked")]),
     ({"std": [0, 1, 1]}, "above 0"),
     ({"mean": [0.5, 0.5]}, "mean"),
 ])

@@ -21,7 +21,7 @@ from ms_vit.data.images import read_image
 from ms_vit.errors import DataError
 from ms_vit.inference import predictor
 from ms_vit.recipe import Recipe
-from ms_vit.reports.gallery import annotate, fit
+from ms_vit.reports.gallery import Places, annotate, fit
 from ms_vit.runs.results import results_folder, room_for
 
 TINY = ["--model.depth", "1", "--model.dim", "16", "--model.mlp_dim", "32", "--model.num_heads", "2",
@@ -297,7 +297,7 @@ def test_a_signal_ends_infer_at_once_and_without_a_traceback(trained, root, tmp_
 
 
 def test_pictures_of_one_name_are_numbered_however_many_there_are():
-    places = sys.modules["ms_vit.infer"].Places()
+    places = Places()
     assert [places.free(Path(name)).name for name in ("a.jpg", "a-3.jpg", "a.jpg", "a.jpg", "a.webp", "a.webp")] == [
         "a.jpg", "a-3.jpg", "a-2.jpg", "a-4.jpg", "a.webp.png", "a.webp-2.png"]
     began = time.monotonic()

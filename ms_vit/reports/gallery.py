@@ -1,6 +1,7 @@
 """Pictures with their answers drawn on them."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -32,6 +33,41 @@ def annotate(picture: Image.Image, name: str, probability: float) -> Image.Image
     canvas.paste(picture, (0, 0))
     ImageDraw.Draw(canvas).text((6, picture.height + height / 2), text, font=font, fill="white", anchor="lm")
     return canvas
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture, the answer to draw on it, and where the two are saved."""
+
+    place: Path
+    picture: Image.Image
+    name: str
+    probability: float
+
+    def save(self) -> Path:
+        self.place.parent.mkdir(parents=True, exist_ok=True)
+        annotate(self.picture, self.name, self.probability).save(self.place)
+        return self.place
+
+
+class Places:
+    """Hands out places for pictures, each once."""
+
+    def __init__(self) -> None:
+        self.taken: set[Path] = set()
+        self.numbers: dict[Path, int] = {}      # the last that was given to a name: many cameras call all alike
+
+    def free(self, place: Path) -> Path:
+        """`place`, as PNG where it isn't JPEG, and numbered from 2 where another picture of this run has it."""
+        if place.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+            place = place.with_name(place.name + ".png")
+        found, number = place, self.numbers.get(place, 1)
+        while found in self.taken:
+            number += 1
+            found = place.with_name(f"{place.stem}-{number}{place.suffix}")
+        self.numbers[place] = number
+        self.taken.add(found)
+        return found
 
 
 def contact_sheet(pictures: list[Path], out: Path) -> None:
