@@ -21,6 +21,8 @@ setup(
     description="Vision Transformer image classification on MindSpore, from a folder of images to a trained model",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
     python_requires=">=3.10,<3.13",                 # what MindSpore has wheels for
     packages=[*find_packages(include=["ms_vit", "ms_vit.*"]), "ms_vit.datasets"],
     package_dir={"ms_vit.datasets": "datasets"},    # the cards live in the open, and are installed with the package

@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Running:
 def data(job: Job) -> tuple[np.ndarray, np.ndarray]:
     """Images [B, 3, S, S] float32 and labels [B] int32."""
     random, shape = np.random.default_rng(0), job.shape
-    images = random.standard_normal((job.batch, 3, shape.image_size, shape.image_size), np.float32)
+    images = random.standard_normal((job.batch, 3, *shape.height_and_width), np.float32)
     return images, random.integers(shape.num_classes, size=job.batch, dtype=np.int32)
 
 

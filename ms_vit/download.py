@@ -46,7 +46,8 @@ def download(card: str, root: Path = Path("data"), source: str | None = None) ->
     Args:
         card: a published data set (digits, mnist, cifar10, imagenet-subset), or the path of your own card (.yaml).
         root: the folder that data sets land in.
-        source: in place of the card's address: a file or a folder that holds the card's files, or a URL.
+        source: in place of the card's address: a file, a folder that holds the card's files (cifar10's may be unpacked
+            there), or a URL.
     """
     began = time.monotonic()
     chosen = Card.load(card)
@@ -98,7 +99,8 @@ def only_one(downloads: Path, card: Card) -> Iterator[None]:
 def make(card: Card, source: str | None, folder: Path, downloads: Path, work: Path) -> None:
     """Fetches, lays out in `work`, and renames that to `folder`: nobody ever sees half a data set."""
     paths = [fetch(file, source, downloads) for file in card.files]
-    unvouched = [(file, path) for file, path in zip(card.files, paths, strict=True) if not file.vouched]
+    unvouched = [(file, path) for file, path in zip(card.files, paths, strict=True)
+                 if not file.vouched and path.is_file()]      # a folder in a file's place was held to the card
     record = folder.with_name(f"{card.name}.sha256")
     shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
     try:

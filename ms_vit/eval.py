@@ -31,7 +31,7 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
         data: folder that holds the split.
         split: folder below data, with one folder a class. Where there is no such, val is what training held out of
             train/ or of a flat folder of class folders, train the rest, and all every image of a flat folder.
-        out: where eval.json goes (default: the run folder, or beside the weight file).
+        out: file for the result (default: eval.json in the run folder, or in runs/vit for a weight file vit.pth).
         batch_size: images at once; the result doesn't depend on it.
         workers: threads that read images (default: what the machine has).
         model: name of the network where the checkpoint is another library's, e.g. vit_base_patch16_224.
@@ -42,37 +42,41 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
         from ms_vit.data.layout import find_split
         from ms_vit.data.pipeline import Batches, naming_bad_images, numpy_batches
         from ms_vit.inference.predictor import Predictor, score
-        from ms_vit.runs.checkpoints import run_folder
+        from ms_vit.runs.checkpoints import model_file
+        from ms_vit.runs.results import results_folder, room_for
 
         if workers is not None and workers < 1:
             raise UsageError("--workers must be at least 1")
-        predictor = Predictor(checkpoint, model=model, device=device, batch_size=batch_size, engine=engine)
-        labels, data = predictor.spec.labels, Path(data)
-        holdout = None if (data / split).is_dir() else holdout_of(run_folder(predictor.weights))
-        part, line = find_split(data, split, holdout)
-        if line:
-            say(line)
-        batches = Batches(part, labels, predictor.spec.preprocessing, batch_size=batch_size, training=False,
-                          workers=workers)
-        with naming_bad_images():
-            scores = score(predictor.logits, numpy_batches(batches.epoch()), classes=len(labels), total=batches.steps)
+        weights, data = model_file(Path(checkpoint)), Path(data)
+        out = Path(out or results_folder(weights) / "eval.json")
+        with room_for(out):
+            predictor = Predictor(weights, model=model, device=device, batch_size=batch_size, engine=engine)
+            labels = predictor.spec.labels
+            part, line = find_split(data, split, holdout_of(weights))
+            if line:
+                say(line)
+            batches = Batches(part, labels, predictor.spec.preprocessing, batch_size=batch_size, training=False,
+                              workers=workers)
+            with naming_bad_images():
+                scores = score(predictor.logits, numpy_batches(batches.epoch()), classes=len(labels),
+                               total=batches.steps)
+            about = {"checkpoint": str(weights), "data": str(data), "split": split}
+            out.write_text(json.dumps(about | scores.as_dict(labels), indent=1))
 
-    out = Path(out or run_folder(predictor.weights) / "eval.json")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    about = {"checkpoint": str(predictor.weights), "data": str(data), "split": split}
-    out.write_text(json.dumps(about | scores.as_dict(labels), indent=1))
     say(f"{part}: top-1 {100 * scores.top1:.2f} %, top-5 {100 * scores.top5:.2f} % "
-        f"of {scores.images:,} images, by {predictor.weights}")
+        f"of {scores.images:,} images, by {weights}")
     for mistake in scores.mistakes(labels):
         say(f"  {mistake}")
     say(f"per class and confusion: {out}")
     return Evaluation(scores.top1, scores.top5, scores.images, out)
 
 
-def holdout_of(run: Path) -> float | None:
-    """The share that a run holds out of its training images; None where it says none, or the folder is no run's."""
-    recipe = run / "recipe.yaml"
-    return Recipe.load(recipe).data.holdout if recipe.is_file() else None
+def holdout_of(weights: Path) -> float | None:
+    """The share that the run of these weights holds out of its training images; None where there is no such."""
+    from ms_vit.runs.results import run_of
+
+    run = run_of(weights)
+    return Recipe.load(run / "recipe.yaml").data.holdout if run and (run / "recipe.yaml").is_file() else None
 
 
 def main(argv: list[str] | None = None) -> int:

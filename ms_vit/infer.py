@@ -1,14 +1,23 @@
 """ms-vit infer: name what is on pictures, and draw it on them."""
 
-import itertools
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ms_vit import cli
+from ms_vit import cli, signals
 from ms_vit.errors import DataError, UsageError
 from ms_vit.progress import say, track
+
+if TYPE_CHECKING:       # imported where they are used, so that a wrong option is told at once
+    import numpy as np
+    from PIL import Image
+
+    from ms_vit.inference.predictor import Predictor
+    from ms_vit.reports.gallery import Drawing
 
 
 @dataclass
@@ -20,6 +29,7 @@ class Inference:
     out: Path
 
 
+@signals.caught()        # MindSpore's threads, which begin when it is imported, inherit that
 def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path | None = None, top_k: int = 5,
           batch_size: int = 32, model: str | None = None, device: str | None = None,
           engine: str = "mindspore") -> Inference:
@@ -28,7 +38,7 @@ def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path |
     Args:
         checkpoint: a run folder (its best checkpoint), one of its checkpoints, or a weight file.
         images: pictures, or folders that are searched for pictures.
-        out: folder for the results (default: predictions/ in the run folder, or beside the weight file).
+        out: folder for the results (default: predictions/ in the run folder, or in runs/vit for a weight file vit.pth).
         top_k: classes named for each picture.
         batch_size: pictures at once.
         model: name of the network where the checkpoint is another library's, e.g. vit_base_patch16_224.
@@ -36,42 +46,50 @@ def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path |
         engine: mindspore, or onnx: ONNX Runtime on the CPU, by an export that is made once and kept beside the weights.
     """
     from ms_vit.data.folder import images_in
-    from ms_vit.data.images import read_image
+    from ms_vit.data.threads import AHEAD, in_order, thread_pool
+    from ms_vit.device import cpu_count
     from ms_vit.inference.predictor import Predictor
-    from ms_vit.reports.gallery import annotate, contact_sheet
-    from ms_vit.runs.checkpoints import run_folder
+    from ms_vit.reports.gallery import Drawing, Places, contact_sheet
+    from ms_vit.runs.checkpoints import model_file
+    from ms_vit.runs.results import results_folder, room_for
 
     if top_k < 1:
         raise UsageError("--top-k must be at least 1")
-    files = [(file, root) for root in map(Path, images) for file in (images_in(root) if root.is_dir() else [root])]
+    files: list[tuple[Path, str | Path]] = []       # and what each is called in the results
+    for given in map(Path, images):
+        files += [(file, file.relative_to(given)) for file in images_in(given)] if given.is_dir() else [
+            (given, given.name)]
     if not files:
         raise DataError(f"no pictures in {', '.join(map(str, images))}")
 
-    predictor = Predictor(checkpoint, model=model, device=device, batch_size=batch_size, engine=engine)
-    out = Path(out or run_folder(predictor.weights) / "predictions")
-    out.mkdir(parents=True, exist_ok=True)
-    drawn: list[Path] = []
+    weights = model_file(Path(checkpoint))
+    out = Path(out or results_folder(weights) / "predictions")
     faults: list[str] = []
-    with (out / "predictions.jsonl").open("w") as lines:
-        batches = [files[start:start + batch_size] for start in range(0, len(files), batch_size)]
-        for batch in track(batches, "predicting", "batches"):
-            pictures = []
-            for file, root in batch:
-                try:
-                    pictures.append((file, root, read_image(file)))
-                except DataError as error:
-                    faults.append(str(error))
-                    say(f"left out: {error}")
-                    lines.write(json.dumps({"image": str(file), "error": str(error)}) + "\n")
-            answers = predictor([picture for _, _, picture in pictures], top_k)
-            for (file, root, picture), predictions in zip(pictures, answers, strict=True):
-                lines.write(json.dumps({"image": str(file), "predictions": [asdict(p) for p in predictions]}) + "\n")
-                best = predictions[0]
-                say(f"{file}: {best.name} {100 * best.probability:.1f} % ({best.index})")
-                place = free_place(out / (file.relative_to(root) if root.is_dir() else file.name), drawn)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                annotate(picture, best.name, best.probability).save(place)
-                drawn.append(place)
+    with room_for(out / "predictions.jsonl"):
+        predictor = Predictor(weights, model=model, device=device, batch_size=batch_size, engine=engine)
+        with (out / "predictions.jsonl").open("w") as lines, thread_pool() as pool:
+
+            def drawings() -> Iterator["Drawing"]:
+                """What is to be drawn, once it is known; lists and tells each picture on the way."""
+                places = Places()
+                looks = in_order(pool, lambda entry: look(predictor, entry[0]), files, batch_size)
+                for start in track(range(0, len(files), batch_size), "predicting", "batches"):
+                    batch = list(zip(files[start:start + batch_size], islice(looks, batch_size), strict=True))
+                    for (file, _), found in batch:
+                        if isinstance(found, DataError):
+                            faults.append(str(found))
+                            say(f"left out: {found}")
+                            lines.write(json.dumps({"image": str(file), "error": str(found)}) + "\n")
+                    seen = [(file, name, found) for (file, name), found in batch if not isinstance(found, DataError)]
+                    answers = predictor.answer([found.ready for _, _, found in seen], top_k)
+                    for (file, name, found), answer in zip(seen, answers, strict=True):
+                        told = {"image": str(file), "predictions": [asdict(prediction) for prediction in answer]}
+                        lines.write(json.dumps(told) + "\n")
+                        best = answer[0]
+                        say(f"{file}: {best.name} {100 * best.probability:.1f} % ({best.index})")
+                        yield Drawing(places.free(out / name), found.shown, best.name, best.probability)
+
+            drawn = list(in_order(pool, Drawing.save, drawings(), AHEAD * cpu_count()))
     if not drawn:
         raise DataError(f"none of {len(files)} files could be read as a picture: {faults[0]}")
     contact_sheet(drawn, out / "gallery.png")
@@ -79,14 +97,27 @@ def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path |
     return Inference(len(drawn), len(faults), out)
 
 
-def free_place(place: Path, taken: list[Path]) -> Path:
-    """`place`, as PNG where it isn't JPEG, and numbered where another picture of this run has it."""
-    if place.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-        place = place.with_name(place.name + ".png")
-    names = (place.with_name(f"{place.stem}-{number}{place.suffix}") for number in itertools.count(2))
-    while place in taken:
-        place = next(names)
-    return place
+@dataclass(frozen=True)
+class Look:
+    """A picture as the network wants it, [3, H, W] float32, and as it is shown."""
+
+    ready: "np.ndarray"
+    shown: "Image.Image"
+
+
+def look(predictor: "Predictor", file: Path) -> Look | DataError:
+    """Reads a picture; what comes back is small, so that of large photos no more are in memory than there are threads.
+
+    A picture that can't be read comes back as what is wrong with it.
+    """
+    from ms_vit.data.images import read_image
+    from ms_vit.reports.gallery import fit
+
+    try:
+        picture = read_image(file)
+    except DataError as error:
+        return error
+    return Look(predictor.prepare(picture), fit(picture))
 
 
 def main(argv: list[str] | None = None) -> int:

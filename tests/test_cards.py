@@ -44,6 +44,21 @@ def test_cifar10s_card_has_the_published_md5():
     assert Card.load("cifar10").files[0].md5 == "c58f30108f718f92721af3b95e74349a"
 
 
+def test_cifar10s_card_fits_the_published_pickles(shared_data):
+    (file,) = Card.load("cifar10").files
+    assert file.top == "cifar-10-batches-py" and len(file.below_top) == 7
+    for name, md5 in file.unpacked.items():
+        assert hashlib.md5((shared_data / name).read_bytes()).hexdigest() == md5
+
+
+@pytest.mark.parametrize(("names", "top", "below"), [
+    (["a/b/1", "a/b/2"], "a/b", ["1", "2"]), (["a/1", "a/b/2"], "a", ["1", "b/2"]), (["1", "a/2"], "", ["1", "a/2"]),
+    (["a/b", "ab/c"], "", ["a/b", "ab/c"]), (["1"], "", ["1"]), ([], "", [])])
+def test_the_folder_around_what_a_file_unpacks_to_is_known(names, top, below):
+    file = RemoteFile(url="https://example.org/x.zip", unpacked=dict.fromkeys(names, "0" * 32))
+    assert (file.top, list(file.below_top)) == (top, below)
+
+
 def test_digits_mean_and_std_are_those_of_its_training_images(tmp_path):
     from PIL import Image
 
@@ -104,6 +119,16 @@ def test_a_cards_name_is_no_path(name):
     ({"files": [{"url": "https://a.org/x"}, {"url": "https://b.org/x"}]}, "two files of one name"),
     ({"files": [{"url": "https://a.org/x", "sha256": "abc"}]}, "64 hexadecimal digits"),
     ({"files": [{"url": "https://a.org/x", "bytes": "many"}]}, "bytes"),
+    ({"files": [{"url": "https://a.org/x", "unpacked": {"a": "0" * 32}}]}, '"unpacked" in .* goes with format'),
+    *(({"format": "cifar-pickles", "files": [{"url": "https://a.org/x", "unpacked": unpacked}]}, text)
+      for unpacked, text in [({"../a": "0" * 32}, r"by their path in the archive, not '\.\./a'"),
+                             ({"/etc/passwd": "0" * 32}, "by their path in the archive"),
+                             ({"a//b": "0" * 32}, "by their path in the archive"),
+                             ({"": "0" * 32}, "by their path in the archive"),
+                             ({"a": "0" * 40}, "MD5 or SHA-256, 32 or 64 hexadecimal digits"),
+                             ({"a": "A" * 32}, "in lower case"), ({"a": 7}, "unpacked"), (["a"], "unpacked"),
+                             ({7: "0" * 32}, "by their path in the archive, not 7"),
+                             ({"a": None}, "unpacked"), ({"a": {}}, "unpacked")]),
     ({"std": [0, 1, 1]}, "above 0"),
     ({"mean": [0.5, 0.5]}, "mean"),
 ])

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import wait_for
-from packing import make_zip
+from packing import cifar, make_zip
 
 from ms_vit.data.labels import read_labels
 from ms_vit.data.sets import fetch as fetching
@@ -436,6 +437,71 @@ def test_cifar10s_hash_is_held_to(shared_data, root):
     with pytest.raises(DataError, match=r"expected 170,498,071 bytes, got [0-9,]+; give the right file with --source"):
         download("cifar10", root, str(shared_data))
     assert left(root) == []
+
+
+@pytest.fixture
+def batches(tmp_path) -> Path:
+    """A small data set like CIFAR-10, packed and unpacked, alone in a folder."""
+    (tmp_path / "own").mkdir()
+    cifar(tmp_path / "own")
+    return tmp_path / "own/cifar-10-batches-py"
+
+
+def card_of(batches: Path) -> str:
+    """Its card, with MD5s and SHA-256s of what is in the archive, and none of the archive itself."""
+    hashes = {f"{batches.name}/{path.name}": (hashlib.sha256 if path.name > "data_batch_3" else hashlib.md5)(
+        path.read_bytes()).hexdigest() for path in batches.iterdir()}
+    values = {"name": "tiny", "title": "tiny", "format": "cifar-pickles", "licence": "CC0",
+              "files": [{"url": "http://no-such-host.invalid/cifar.tar.gz", "unpacked": hashes}],
+              "classes": Card.load("cifar10").class_ids}
+    (path := batches.parents[1] / "tiny.yaml").write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+@pytest.mark.parametrize("given", ["the folder", "the one around it", "under another name", "with its archive"])
+def test_what_a_file_unpacks_to_stands_in_for_it_and_stays_as_it_is(batches, root, tmp_path, given):
+    name = card_of(batches)
+    assert main([name, "--root", str(tmp_path / "packed"), "--source", str(batches.parent / "cifar.tar.gz")]) == 0
+    if given != "with its archive":
+        (batches.parent / "cifar.tar.gz").unlink()
+    source = batches.parent if given in ("the one around it", "with its archive") else batches
+    if given == "under another name":
+        source = batches.rename(batches.with_name("cifar"))
+    before = snapshot(batches.parent)
+    assert main([name, "--root", str(root), "--source", str(source)]) == 0
+    assert snapshot(batches.parent) == before
+    sums = [(folder / "tiny/SHA256SUMS").read_text() for folder in (root, tmp_path / "packed")]
+    assert sums[0] == sums[1] and len(sums[0].splitlines()) == 13
+    assert left(root) == ["tiny", "tiny.sha256"] if given == "with its archive" else ["tiny"]
+    assert main([name, "--root", str(root)]) == 0, "it verifies"
+
+
+@pytest.mark.parametrize(("damage", "says"), [
+    ("differs", r"data_batch_2 is not the card's: expected md5 [0-9a-f]{32}, got [0-9a-f]{32}; unpack cifar"),
+    ("differs later", r"test_batch is not the card's: expected sha256 [0-9a-f]{64}, got [0-9a-f]{64}; unpack"),
+    ("is missing", r"data_batch_2 is missing; give all that cifar\.tar\.gz unpacks to with --source"),
+    ("is a folder", r"data_batch_2 is missing"),
+    ("all missing", r"there is no file .*/cifar\.tar\.gz; --source takes a file, a folder that holds cifar\.tar\.gz or "
+                    r"its files unpacked, or a URL"),
+])
+def test_unpacked_files_that_are_not_the_cards_are_told_in_one_line(batches, root, capsys, damage, says):
+    name = card_of(batches)
+    (batches.parent / "cifar.tar.gz").unlink()
+    changed = batches / ("test_batch" if damage == "differs later" else "data_batch_2")
+    if damage.startswith("differs"):
+        changed.write_bytes(changed.read_bytes()[:-1] + b"!")
+    elif damage == "all missing":
+        for path in batches.iterdir():
+            path.unlink()
+    else:
+        changed.unlink()
+        if damage == "is a folder":
+            changed.mkdir()
+    for source in (batches, batches.parent):
+        assert main([name, "--root", str(root), "--source", str(source)]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert re.match(f"ms-vit: .*{says}", line), line
+        assert left(root) == []
 
 
 def test_a_source_must_hold_all_files_of_a_card(tmp_path, root):

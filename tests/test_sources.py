@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from packing import Calls, cifar, idx_file, make_tar, make_zip, python2_pickle
 from PIL import Image
 
+from ms_vit.data.sets import manifest
 from ms_vit.data.sets.cards import Card
 from ms_vit.data.sets.sources import cifar_pickles, digits, idx, image_archive
+from ms_vit.download import main
 from ms_vit.errors import DataError
 
 MNIST = ["train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", "t10k-images-idx3-ubyte.gz",
@@ -184,19 +186,38 @@ def test_an_idx_file_too_few_is_told(tmp_path):
 
 # -------------------------------------------------------------------------------------------------------- CIFAR-10
 
-def test_all_of_cifar10_arrives_bit_for_bit(shared_data, tmp_path):
+@pytest.fixture(scope="module")
+def cifar10_folder(shared_data, tmp_path_factory) -> Path:
+    """CIFAR-10, laid out from its tar.gz."""
+    out = tmp_path_factory.mktemp("cifar10")
+    cifar_pickles.lay_out([shared_data / "cifar-10-python.tar.gz"], out, Card.load("cifar10"))
+    return out
+
+
+def test_all_of_cifar10_arrives_bit_for_bit(shared_data, cifar10_folder):
     card = Card.load("cifar10")
-    cifar_pickles.lay_out([shared_data / "cifar-10-python.tar.gz"], tmp_path, card)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["train", "val"]
+    assert sorted(path.name for path in cifar10_folder.iterdir()) == ["train", "val"]
     train = [f"data_batch_{number}" for number in range(1, 6)]
     for split, names, count in (("train", train, 50000), ("val", ["test_batch"], 10000)):
         batches = [pickle.loads((shared_data / "cifar-10-batches-py" / name).read_bytes(), encoding="latin1")
                    for name in names]
         raw = np.concatenate([batch["data"] for batch in batches])
-        pixels, classes = laid_out(tmp_path / split, (count, 32, 32, 3))
+        pixels, classes = laid_out(cifar10_folder / split, (count, 32, 32, 3))
         assert hash_of(pixels.transpose(0, 3, 1, 2)) == hash_of(raw)
         assert classes == [card.class_ids[label] for batch in batches for label in batch["labels"]]
         assert Counter(classes) == dict.fromkeys(card.class_ids, count // 10)
+
+
+def test_cifar10_unpacked_as_tutorials_have_it_gives_the_very_same_files(shared_data, cifar10_folder, tmp_path):
+    source = shared_data / "cifar-10-batches-py"
+    before = {path: path.stat().st_mtime_ns for path in [source, *source.iterdir()]}
+    assert main(["cifar10", "--root", str(tmp_path), "--source", str(source)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in [source, *source.iterdir()]} == before
+    found = manifest.parse(tmp_path / "cifar10" / manifest.NAME)
+    assert found.pop("card.yaml")
+    assert found == {path.relative_to(cifar10_folder).as_posix(): manifest.digest(path)
+                     for path in cifar10_folder.glob("*/*/*.png")}
+    assert len(found) == 60000
 
 
 def test_a_small_archive_like_cifars_is_laid_out(tmp_path):

@@ -1,10 +1,13 @@
 """The main job as a user types it: download, check, train, eval, infer."""
 
+import functools
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +17,12 @@ from PIL import Image
 import ms_vit
 from ms_vit import cli
 from ms_vit.caches import cache_folder
+from ms_vit.data.images import read_image
 from ms_vit.errors import DataError
+from ms_vit.inference import predictor
 from ms_vit.recipe import Recipe
+from ms_vit.reports.gallery import Places, annotate, fit
+from ms_vit.runs.results import results_folder, room_for
 
 TINY = ["--model.depth", "1", "--model.dim", "16", "--model.mlp_dim", "32", "--model.num_heads", "2",
         "--schedule.warmup_epochs", "0", "--checkpoint.every_epochs", "1"]
@@ -241,6 +248,73 @@ def test_infer_draws_and_lists_what_it_can_read_and_counts_the_rest(trained, roo
         assert np.unique(np.asarray(picture.crop((0, 194, 192, picture.height)))).size > 2     # with text in it
 
 
+def test_infer_gives_what_one_picture_after_the_other_would_in_their_order(trained, root, run, tmp_path):
+    files = sorted((root / "digits/val").glob("*/*.png"))[::9]
+    assert len(files) == 40
+    assert run("infer", trained[0], *files, "--out", tmp_path, "--batch-size", 3).code == 0
+    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert [line["image"] for line in lines] == list(map(str, files))
+    one_by_one = ms_vit.Predictor(trained[0], batch_size=1)
+    for file, line in zip(files, lines, strict=True):
+        (answer,) = one_by_one([file])
+        assert [(p["id"], pytest.approx(p["probability"])) for p in line["predictions"]] == [
+            (p.id, p.probability) for p in answer]
+        expected = annotate(read_image(file), answer[0].name, line["predictions"][0]["probability"])
+        with Image.open(tmp_path / file.name) as drawn:
+            assert np.array_equal(np.asarray(drawn), np.asarray(expected))
+
+
+def test_infer_reads_no_more_than_two_batches_ahead(trained, root, run, tmp_path, monkeypatch):
+    module, read, answered, most = sys.modules["ms_vit.infer"], [], [], []
+    look, answer = module.look, predictor.Predictor.answer
+
+    def count_look(*arguments):
+        read.append(1)
+        most.append(len(read) - len(answered))
+        return look(*arguments)
+
+    def count_answer(self, ready, top_k):
+        answered.extend(ready)
+        return answer(self, ready, top_k)
+
+    monkeypatch.setattr(module, "look", count_look)
+    monkeypatch.setattr(predictor.Predictor, "answer", count_answer)
+    assert run("infer", trained[0], root / "digits/val", "--out", tmp_path, "--batch-size", 5).code == 0
+    assert len(read) == len(answered) == 359 and max(most) <= 10
+
+
+def test_a_signal_ends_infer_at_once_and_without_a_traceback(trained, root, tmp_path):
+    command = [sys.executable, "-m", "ms_vit.infer", trained[0], root / "digits/train", "--out", tmp_path / "out"]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # What a shell starts in the background ignores SIGINT, and so would its children.
+        listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, preexec_fn=listen) as process:
+            first = process.stderr.readline()
+            process.send_signal(number)
+            _, err = process.communicate(timeout=60)
+        assert process.returncode == 128 + number and err.splitlines()[-1] == "ms-vit: interrupted", first + err
+        assert "Traceback" not in err and len(err.splitlines()) < 1400
+
+
+def test_pictures_of_one_name_are_numbered_however_many_there_are():
+    places = Places()
+    assert [places.free(Path(name)).name for name in ("a.jpg", "a-3.jpg", "a.jpg", "a.jpg", "a.webp", "a.webp")] == [
+        "a.jpg", "a-3.jpg", "a-2.jpg", "a-4.jpg", "a.webp.png", "a.webp-2.png"]
+    began = time.monotonic()
+    names = [places.free(Path("out/x.png")).name for _ in range(10_000)]
+    assert names == ["x.png", *(f"x-{number}.png" for number in range(2, 10_001))]
+    assert time.monotonic() - began < 5         # comparing each with each takes minutes
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (3, 900), (101, 103), (100, 600), (191, 1024), (192, 300), (500, 500),
+                                  (1024, 30), (1025, 30), (4000, 3000), (5, 9000)])
+def test_a_picture_that_was_made_to_fit_stays_as_it_is(size):
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    once = fit(Image.fromarray(pixels))
+    assert max(once.size) <= 1024 and (min(once.size) >= 192 or max(once.size) == 1024)
+    assert np.array_equal(np.asarray(fit(once)), np.asarray(once))
+
+
 def test_infer_on_nothing_readable_fails(trained, run, tmp_path):
     (tmp_path / "x.jpg").write_bytes(b"")
     assert "none of 1 files" in run("infer", trained[0], tmp_path / "x.jpg", "--out", tmp_path / "out").mistake
@@ -291,11 +365,107 @@ def test_eval_on_a_folder_of_other_classes_lists_them(trained, run, tmp_path):
 
 
 def test_a_weight_file_on_its_own_carries_all_that_prediction_needs(trained, root, run, tmp_path):
-    best = trained[0] / "checkpoints" / (trained[0] / "checkpoints/BEST").read_text().strip()
-    shutil.copy(best / "model.safetensors", tmp_path / "digits.safetensors")
-    ran = run("eval", tmp_path / "digits.safetensors", "--data", root / "digits", "--json")
+    ran = run("eval", elsewhere(trained, tmp_path), "--data", root / "digits", "--out", tmp_path / "out.json", "--json")
     assert ran.code == 0 and ran.result["images"] == 359
-    assert (tmp_path / "eval.json").is_file()
+    assert ran.result["out"] == str(tmp_path / "out.json") and (tmp_path / "out.json").is_file()
+
+
+# --- where results go
+
+def elsewhere(trained, folder: Path, name: str = "digits.safetensors") -> Path:
+    """The weights of the trained run's best checkpoint alone, as a file of somebody else's."""
+    best = trained[0] / "checkpoints" / (trained[0] / "checkpoints/BEST").read_text().strip()
+    return Path(shutil.copy(best / "model.safetensors", folder / name))
+
+
+def test_results_about_weights_from_elsewhere_go_where_the_user_is(trained, root, run, tmp_path, monkeypatch):
+    """And never to the folder that the weights lie in, where one may have no right to write."""
+    for folder in ("theirs", "ours"):
+        (tmp_path / folder).mkdir()
+    weights = elsewhere(trained, tmp_path / "theirs", "shared.v2.safetensors")
+    monkeypatch.chdir(tmp_path / "ours")
+    scored = run("eval", weights, "--data", root / "digits", "--json")
+    named = run("infer", weights, root / "digits/infer", "--json")
+    assert (scored.code, named.code) == (0, 0), scored.err + named.err
+    assert scored.result["out"] == "runs/shared.v2/eval.json" and Path("runs/shared.v2/eval.json").is_file()
+    assert named.result["out"] == "runs/shared.v2/predictions"
+    assert Path("runs/shared.v2/predictions/gallery.png").is_file()
+    assert list((tmp_path / "theirs").iterdir()) == [weights]
+
+
+@pytest.mark.parametrize(("within", "given", "home"), [
+    (".", "run/checkpoints/00000044/model.safetensors", "run"),
+    (".", "run/checkpoints/00000044/ema.safetensors", "run"),
+    ("run", "checkpoints/00000044/model.safetensors", "."),
+    ("run/checkpoints/00000044", "model.safetensors", "run"),
+    ("run/checkpoints", "00000044/model.safetensors", "run"),
+    ("run/checkpoints/00000044", "../00000044/model.safetensors", "run"),
+    (".", "zoo/checkpoints/vit/model.pth", "runs/model"),          # where others keep their checkpoints is no run
+    (".", "zoo/vit.b16.npz", "runs/vit.b16"),
+    (".", "zoo/hub", "runs/hub"),
+    ("zoo/hub", ".", "runs/hub"),
+])
+def test_what_a_weight_file_belongs_to_decides_where_results_go(within, given, home, tmp_path, monkeypatch):
+    for file in ("run/checkpoints/00000044/manifest.json", "zoo/checkpoints/vit/model.pth", "zoo/hub/config.json"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).touch()
+    monkeypatch.chdir(tmp_path / within)
+    found = results_folder(Path(given))
+    assert found.resolve() == ((Path.cwd() if home.startswith("runs") else tmp_path) / home).resolve() \
+        or (home == "." and found.resolve() == Path.cwd())
+
+
+@pytest.mark.parametrize(("verb", "out", "reason"), [
+    ("eval", "a_file/eval.json", "not a directory"),
+    ("eval", "a_file/deep/eval.json", "not a directory"),
+    ("eval", "a_folder", "is a directory"),
+    ("eval", "new/" + "x" * 300, "file name too long"),
+    ("eval", "/proc/new/eval.json", "no such file or directory"),
+    ("infer", "a_file", "not a directory"),
+    ("infer", "a_file/deep", "not a directory"),
+    ("infer", "new/" + "x" * 300, "file name too long"),
+    ("infer", "/proc/new", "no such file or directory"),
+    ("infer", "taken", "is a directory"),
+])
+def test_a_place_that_cannot_be_written_is_told_before_the_work(verb, out, reason, trained, root, run, tmp_path,
+                                                                monkeypatch):
+    def work(*arguments, **options):
+        raise AssertionError("it began to work")
+
+    (tmp_path / "a_file").write_text("mine")
+    (tmp_path / "a_folder").mkdir()
+    (tmp_path / "taken/predictions.jsonl").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(predictor, "Predictor", work)
+    what = ["--data", root / "digits"] if verb == "eval" else [root / "digits/infer"]
+    ran = run(verb, trained[0], *what, "--out", out)
+    where = out if verb == "eval" else f"{out}/predictions.jsonl"
+    assert ran.code == 1 and ran.err == f"ms-vit: can't write {where} ({reason}); give another place with --out\n"
+    assert sorted(tmp_path.rglob("*")) == before and (tmp_path / "a_file").read_text() == "mine"
+
+
+def test_a_place_without_the_right_to_write_is_told_before_the_work(tmp_path, monkeypatch):
+    """As a read-only folder has it, which the machine's root could write to all the same."""
+    def refuse(self, *arguments):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DataError, match=r"eval\.json \(permission denied\); give another place"), \
+            room_for(tmp_path / "runs/vit/eval.json"):
+        raise AssertionError("it began to work")
+    assert not list(tmp_path.iterdir())
+
+
+def test_work_that_fails_leaves_no_folder_and_the_result_there_was(trained, root, run, tmp_path, monkeypatch):
+    weights = elsewhere(trained, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert "nowhere" in run("eval", weights, "--data", "nowhere").mistake
+    assert list(tmp_path.iterdir()) == [weights]
+    (tmp_path / "runs/digits").mkdir(parents=True)
+    (tmp_path / "runs/digits/eval.json").write_text("of before")
+    assert "nowhere" in run("eval", weights, "--data", "nowhere").mistake
+    assert (tmp_path / "runs/digits/eval.json").read_text() == "of before"
 
 
 @pytest.mark.parametrize("damage", ["truncate", "foreign", "garbage"])

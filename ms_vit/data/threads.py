@@ -1,5 +1,6 @@
 """The same done to many files, several at a time."""
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,20 +15,27 @@ TASK = 16  # items that a thread takes at once: handing one over costs as much a
 AHEAD = 4  # tasks for each thread that wait for it or to be taken: ImageNet has more than a million items
 
 
+@contextlib.contextmanager
+def thread_pool() -> Iterator[ThreadPoolExecutor]:
+    """A thread for each core; at the end, or after a Ctrl-C, what none of them has begun is dropped."""
+    pool = ThreadPoolExecutor(cpu_count())
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def parallel_map(function: Callable[[T], R], items: Sequence[T], title: str, unit: str) -> Iterator[R]:
     """function(item) for each item, in order, with progress.
 
     Threads, since the work (reading, hashing, decoding) lets go of the interpreter.
     """
     threads = cpu_count()
-    pool = ThreadPoolExecutor(threads)
     size = min(TASK, 1 + len(items) // (TASK * threads))  # of a few items, which may be large, each has its share
     tasks = (items[start:start + size] for start in range(0, len(items), size))
-    results = in_order(pool, lambda task: [function(item) for item in task], tasks, AHEAD * threads)
-    try:
+    with thread_pool() as pool:
+        results = in_order(pool, lambda task: [function(item) for item in task], tasks, AHEAD * threads)
         yield from track((result for task in results for result in task), title, unit, total=len(items))
-    finally:
-        pool.shutdown(cancel_futures=True)  # after a Ctrl-C nobody wants what is still to be done
 
 
 def in_order(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:

@@ -2,15 +2,15 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ms_vit.data.images import read_image
-from ms_vit.device import cpu_count
+from ms_vit.data.threads import in_order, thread_pool
 from ms_vit.errors import UsageError
 from ms_vit.inference.engines import Logits, load_engine
 from ms_vit.inference.scores import Scores
@@ -51,13 +51,16 @@ class Predictor:
 
     def __call__(self, images: Sequence[str | Path | Image.Image], top_k: int = 5) -> list[list[Prediction]]:
         """The `top_k` most probable classes of each image, the most probable first."""
-        with ThreadPoolExecutor(cpu_count()) as pool:
-            ready = list(pool.map(self.prepare, images))
-        answers = []
-        for start in range(0, len(ready), self.batch_size):
-            logits = self.logits(np.stack(ready[start:start + self.batch_size]))
-            answers += [self.top(row, top_k) for row in logits]
+        answers: list[list[Prediction]] = []
+        with thread_pool() as pool:
+            ready = in_order(pool, self.prepare, images, self.batch_size)
+            while batch := list(islice(ready, self.batch_size)):
+                answers += self.answer(batch, top_k)
         return answers
+
+    def answer(self, ready: list[np.ndarray], top_k: int) -> list[list[Prediction]]:
+        """The same for what `prepare` made of at most `batch_size` images."""
+        return [self.top(row, top_k) for row in self.logits(np.stack(ready))] if ready else []
 
     def prepare(self, image: str | Path | Image.Image) -> np.ndarray:
         """A picture as the network wants it, [3, H, W] float32."""

@@ -1,6 +1,7 @@
 """Pictures with their answers drawn on them."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -11,14 +12,18 @@ TILE = 160
 MOST_TILES = 100
 
 
-def annotate(picture: Image.Image, name: str, probability: float) -> Image.Image:
-    """A copy of a picture with "name (93.1 %)" in a strip below it; tiny pictures enlarged, huge ones reduced."""
+def fit(picture: Image.Image) -> Image.Image:
+    """A copy of a picture as RGB, tiny ones enlarged, huge ones reduced; of what was made here, just a copy."""
     factor = max(1.0, SMALLEST / min(picture.size)) if min(picture.size) < SMALLEST else 1.0
     factor = min(factor, LARGEST / max(picture.size)) if max(picture.size) * factor > LARGEST else factor
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
     # Enlarged pixels stay squares, so that one sees what the network saw.
-    picture = picture.convert("RGB").resize(size, Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS)
+    return picture.convert("RGB").resize(size, Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS)
 
+
+def annotate(picture: Image.Image, name: str, probability: float) -> Image.Image:
+    """A copy of a picture, made to fit, with "name (93.1 %)" in a strip below it."""
+    picture = fit(picture)
     text = f"{name} ({100 * probability:.1f} %)"
     points = max(14, picture.width // 16)
     while ImageFont.load_default(points).getlength(text) > picture.width - 12 and points > 9:
@@ -28,6 +33,41 @@ def annotate(picture: Image.Image, name: str, probability: float) -> Image.Image
     canvas.paste(picture, (0, 0))
     ImageDraw.Draw(canvas).text((6, picture.height + height / 2), text, font=font, fill="white", anchor="lm")
     return canvas
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture, the answer to draw on it, and where the two are saved."""
+
+    place: Path
+    picture: Image.Image
+    name: str
+    probability: float
+
+    def save(self) -> Path:
+        self.place.parent.mkdir(parents=True, exist_ok=True)
+        annotate(self.picture, self.name, self.probability).save(self.place)
+        return self.place
+
+
+class Places:
+    """Hands out places for pictures, each once."""
+
+    def __init__(self) -> None:
+        self.taken: set[Path] = set()
+        self.numbers: dict[Path, int] = {}      # the last that was given to a name: many cameras call all alike
+
+    def free(self, place: Path) -> Path:
+        """`place`, as PNG where it isn't JPEG, and numbered from 2 where another picture of this run has it."""
+        if place.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+            place = place.with_name(place.name + ".png")
+        found, number = place, self.numbers.get(place, 1)
+        while found in self.taken:
+            number += 1
+            found = place.with_name(f"{place.stem}-{number}{place.suffix}")
+        self.numbers[place] = number
+        self.taken.add(found)
+        return found
 
 
 def contact_sheet(pictures: list[Path], out: Path) -> None:

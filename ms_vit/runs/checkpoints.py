@@ -168,12 +168,6 @@ def model_file(checkpoint: Path) -> Path:
     return folder / (AVERAGE if (folder / AVERAGE).is_file() else MODEL)
 
 
-def run_folder(weights: Path) -> Path:
-    """Where results about a weight file go: its run folder, or, for a file from elsewhere, the folder it lies in."""
-    checkpoints = weights.parent.parent
-    return checkpoints.parent if checkpoints.name == "checkpoints" else weights.parent
-
-
 def damage_of(folder: Path) -> str | None:
     """What is wrong with a checkpoint, in words, or None."""
     try:

@@ -84,6 +84,7 @@ class Trainer(Callback):
             if self.state.epoch < self.recipe.train.epochs:
                 with naming_bad_images(), contextlib.closing(self.throughput):
                     self.train()
+                    self.score_best()
             return self.finish()
 
     # --- what there is: the run so far, the network, the images, the step
@@ -128,6 +129,8 @@ class Trainer(Callback):
         augmented = replace(prepared, transforms=self.recipe.augment.train)
         self.batches = Batches(self.layout.train, self.spec.labels, augmented, training=True, seed=train.seed, **how)
         self.validation = Batches(self.layout.val, self.spec.labels, prepared, training=False, **how)
+        self.final = Batches(self.layout.final, self.spec.labels, prepared, training=False, **how) \
+            if self.layout.final else None
         if self.state.images not in ("", self.batches.fingerprint):
             raise DataError(f"{self.layout.train.folder} has other images than when {self.run} was begun; bring those "
                             "back, or give another --run")
@@ -297,13 +300,17 @@ class Trainer(Callback):
         self.logged = self.data_wait.seconds
 
     def validate(self) -> Scores:
-        """Scores the network, or its average, on every image of the split that the best epoch is chosen by."""
+        """Scores on every image of the split that the best epoch is chosen by."""
+        return self.score(self.validation)
+
+    def score(self, batches: Batches) -> Scores:
+        """Scores the network, or its average, as it is."""
         scored = self.averaged or self.net
         scored.set_train(False)
         self.use_graph_cache("validation")
-        batches = until(self.stop, numpy_batches(self.validation.epoch()))
-        scores = score(on_mindspore(scored, self.validation.own_batch_size), batches,
-                       classes=self.spec.config.num_classes, total=self.validation.steps).over(self.world)
+        images = until(self.stop, numpy_batches(batches.epoch()))
+        scores = score(on_mindspore(scored, batches.own_batch_size), images, classes=self.spec.config.num_classes,
+                       total=batches.steps).over(self.world)
         self.net.set_train(True)
         return scores
 
@@ -373,6 +380,20 @@ class Trainer(Callback):
 
     # --- the end
 
+    def score_best(self) -> None:
+        """Looks once at the images that had no part in choosing the best epoch, where there are such."""
+        best = self.checkpoints.pointed("BEST")
+        if self.final is None or best is None:
+            return
+        self.checkpoints.restore(best, {name: self.state_dicts[name] for name in (MODEL, AVERAGE)
+                                        if name in self.state_dicts})
+        scores = self.score(self.final)
+        if self.world.writes:
+            self.metrics.write(step=self.state.best_step, final=str(self.layout.final), final_loss=scores.loss,
+                               final_top1=scores.top1, final_top5=scores.top5)
+        say(f"{self.layout.final}, looked at once: top-1 {100 * scores.top1:.2f} %, top-5 {100 * scores.top5:.2f} % of "
+            f"{scores.images:,} images, by the best epoch on {self.layout.val}")
+
     def finish(self) -> Training:
         """Draws the curves, and says what the run came to. Raises DataError where its last checkpoint is missing."""
         if self.save_failed:
@@ -386,7 +407,8 @@ class Trainer(Callback):
             draw_curves(self.metrics.path, curves, f"{self.run.name}: {self.recipe.model.title} on "
                                                    f"{self.recipe.data.name}")
         best = self.state.best_top1
-        say(f"best top-1 on val: {100 * best:.2f} %; checkpoints, metrics and curves.png are in {self.run}")
+        chosen_by = "val" if self.layout.val.part == "all" else f"what is held out of {self.layout.val.folder}"
+        say(f"best top-1 on {chosen_by}: {100 * best:.2f} %; checkpoints, metrics and curves.png are in {self.run}")
         return Training(self.run, self.state.step, round(self.throughput.images_per_second, 1), best,
                         round(self.data_wait.share(), 4))
 

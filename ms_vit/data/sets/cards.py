@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -27,12 +28,14 @@ class RemoteFile:
         sha256: published SHA-256, in hexadecimal.
         md5: published MD5, where that is all there is.
         bytes: size.
+        unpacked: what it unpacks to, path in it: MD5 or SHA-256; a folder with these will do in its place.
     """
 
     url: str
     sha256: str | None = None
     md5: str | None = None
     bytes: int | None = None
+    unpacked: dict[str, str] = field(default_factory=dict)
 
     @property
     def scheme(self) -> str:
@@ -51,6 +54,16 @@ class RemoteFile:
     def vouched(self) -> bool:
         """Whether its publisher gives a hash."""
         return bool(self.sha256 or self.md5)
+
+    @property
+    def top(self) -> str:
+        """The folder in it that holds all that it unpacks to; empty where there is none."""
+        return os.path.commonpath([os.path.dirname(name) for name in self.unpacked] or [""])
+
+    @property
+    def below_top(self) -> dict[str, str]:
+        """What it unpacks to: path below `top` -> hash."""
+        return {name[len(self.top):].lstrip("/"): hash for name, hash in self.unpacked.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,12 +127,26 @@ class Card:
                     raise UsageError(f'"{key}" in {path} must be {digits} hexadecimal digits in lower case')
             if file.bytes is not None and file.bytes < 0:
                 raise UsageError(f'"bytes" in {path} must be at least 0')
+            self.validate_unpacked(file, path)
         if len({file.name for file in self.files}) < len(self.files):
             raise UsageError(f'"files" in {path} has two files of one name')
         if not all(map(math.isfinite, self.mean)):
             raise UsageError(f'"mean" in {path} must be three numbers')
         if not all(0 < value < math.inf for value in self.std):
             raise UsageError(f'"std" in {path} must be three numbers above 0')
+
+    def validate_unpacked(self, file: RemoteFile, path: Path) -> None:
+        """Refuses what can't be the content of a file, or be used where that was unpacked."""
+        if file.unpacked and self.format != "cifar-pickles":
+            raise UsageError(f'"unpacked" in {path} goes with format cifar-pickles; {self.format} is read from what '
+                             "is fetched")
+        for name, hash in file.unpacked.items():
+            # YAML makes a number of 7, which jsonargparse lets pass where a key should be text.
+            if not isinstance(name, str) or not all(map(plain_name, name.split("/"))):
+                raise UsageError(f'"unpacked" in {path} names files by their path in the archive, not {name!r}')
+            if not re.fullmatch("[0-9a-f]{32}|[0-9a-f]{64}", hash):
+                raise UsageError(f'"unpacked" in {path} must give each file its MD5 or SHA-256, 32 or 64 hexadecimal '
+                                 f"digits in lower case, not {hash!r}")
 
     @property
     def class_ids(self) -> list[str]:

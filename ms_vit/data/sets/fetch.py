@@ -27,11 +27,15 @@ def fetch(file: RemoteFile, source: str | None, folder: Path) -> Path:
     """Gets `file` and returns where it is.
 
     `source` stands in for its address: a file or a folder that holds it, which is used in place, or the URL of the file
-    or (ending in "/") of a folder. A transfer goes to `folder`; one that breaks off leaves NAME.part there, from which
-    the next goes on. Raises DataError where the file can't be had or isn't what the card says.
+    or (ending in "/") of a folder. Where the card tells what the file unpacks to, a folder with that will do, too, and
+    is what is returned. A transfer goes to `folder`; one that breaks off leaves NAME.part there, from which the next
+    goes on. Raises DataError where the file can't be had or isn't what the card says.
     """
     if source and not is_url(source):
         path = local(file, Path(source).expanduser())
+        if path.is_dir():
+            hold_to_card(file, path)
+            return path
         if problem := difference(file, path):
             raise DataError(f"{path} is not the card's {file.name}: {problem}; give the right file with --source")
         return path
@@ -53,11 +57,30 @@ def is_url(source: str) -> bool:
 
 
 def local(file: RemoteFile, source: Path) -> Path:
-    """The file on this machine that `source` means: itself, or the one of the right name in a folder."""
+    """The file on this machine that `source` means: itself, or the one of the right name in a folder.
+
+    Without that, the folder of what it unpacks to, where any of it is there: `source` itself or the one in it.
+    """
     path = source / file.name if source.is_dir() else source
-    if not path.is_file():
-        raise DataError(f"there is no file {path}; --source takes a file, a folder that holds {file.name}, or a URL")
-    return path
+    if path.is_file():
+        return path
+    for place in (source / file.top, source):
+        if any((place / name).is_file() for name in file.below_top):
+            return place
+    unpacked = " or its files unpacked" if file.unpacked else ""
+    raise DataError(f"there is no file {path}; --source takes a file, a folder that holds {file.name}{unpacked}, "
+                    "or a URL")
+
+
+def hold_to_card(file: RemoteFile, folder: Path) -> None:
+    """Raises DataError unless all that the file unpacks to lies in `folder` as the card says."""
+    for name, expected in file.below_top.items():
+        if not (folder / name).is_file():
+            raise DataError(f"{folder / name} is missing; give all that {file.name} unpacks to with --source")
+        algorithm = "md5" if len(expected) == 32 else "sha256"
+        if problem := wrong_hash(folder / name, algorithm, expected):
+            raise DataError(f"{folder / name} is not the card's: {problem}; unpack {file.name} anew, or give another "
+                            "--source")
 
 
 def difference(file: RemoteFile, path: Path) -> str | None:
@@ -65,9 +88,14 @@ def difference(file: RemoteFile, path: Path) -> str | None:
     if file.bytes is not None and (size := path.stat().st_size) != file.bytes:
         return f"expected {file.bytes:,} bytes, got {size:,}"
     for algorithm, expected in (("sha256", file.sha256), ("md5", file.md5)):
-        if expected and (got := manifest.digest(path, algorithm)) != expected:
-            return f"expected {algorithm} {expected}, got {got}"
+        if expected and (problem := wrong_hash(path, algorithm, expected)):
+            return problem
     return None
+
+
+def wrong_hash(path: Path, algorithm: str, expected: str) -> str | None:
+    got = manifest.digest(path, algorithm)
+    return f"expected {algorithm} {expected}, got {got}" if got != expected else None
 
 
 def forget_others(file: RemoteFile, url: str, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Format cifar-pickles: CIFAR-10's Python version (https://www.cs.toronto.edu/~kriz/cifar.html), a tar.gz of pickles.
+"""Format cifar-pickles: CIFAR-10's Python version (https://www.cs.toronto.edu/~kriz/cifar.html), pickles in a tar.gz.
 
 They may make one kind of object, an array of bytes, by stand-ins of our own; see ms_vit/unpickling.py.
 """
@@ -22,10 +22,14 @@ SIDE = 32
 
 
 def lay_out(files: list[Path], out: Path, card: Card) -> None:
-    """Writes the five training batches to out/train and the test batch to out/val, a PNG an image."""
-    unpacked = out / ".unpacked"
-    unpack(files[0], unpacked)
-    folder = unpacked / FOLDER
+    """Writes the five training batches to out/train and the test batch to out/val, a PNG an image.
+
+    The one file is the tar.gz, or the folder of what it unpacks to.
+    """
+    folder, unpacked = files[0], out / ".unpacked"
+    if not folder.is_dir():
+        unpack(folder, unpacked)
+        folder = unpacked / FOLDER
     for name in ("batches.meta", *SPLITS["train"], *SPLITS["val"]):
         if not (folder / name).is_file():
             raise DataError(f"{files[0]} has no {FOLDER}/{name}; is it the Python version of CIFAR-10?")
@@ -36,7 +40,7 @@ def lay_out(files: list[Path], out: Path, card: Card) -> None:
         parts = [read(folder / name, len(card.class_ids)) for name in batches]
         images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         write_pngs(images, labels, card.class_ids, out / split)
-    shutil.rmtree(unpacked)
+    shutil.rmtree(unpacked, ignore_errors=True)     # where there was something to unpack
 
 
 def read(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
