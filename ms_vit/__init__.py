@@ -16,7 +16,7 @@ _HOME = {verb: f"ms_vit.{verb}" for verb in _VERBS} | {
     "Recipe": "ms_vit.recipe",
     "Predictor": "ms_vit.inference.predictor",
     "ViT": "ms_vit.models.vit",
-    "create_model": "ms_vit.models.config",
+    "create_model": "ms_vit.models.vit",
     "load_weights": "ms_vit.weights.loading",
 }
 __all__ = list(_HOME)

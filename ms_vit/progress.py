@@ -41,4 +41,4 @@ def track(items: Iterable[T], title: str, unit: str, total: int | None = None) -
 
 def say(text: str) -> None:
     """A line for people, on stderr: stdout is for results."""
-    tqdm.write(one_line(text), file=sys.stderr)
+    tqdm.write(one_line(text) + "\n", file=sys.stderr, end="")      # in one piece: a signal may come at any time

@@ -187,6 +187,23 @@ def test_a_run_goes_on_without_the_weights_that_it_began_from(root, unbroken, tm
     assert outcome(tmp_path / "run") == outcome(tmp_path / "straight")
 
 
+# --- images that have no part in choosing
+
+def test_val_is_looked_at_once_where_a_part_of_train_chooses(root, tmp_path, capsys):       # noqa: F811
+    changes = {"data.holdout": 0.3, "train.epochs": 2, "train.batch_size": 8}
+    best = ms_vit.train(recipe(root, **changes), tmp_path / "run").best
+    told = capsys.readouterr().err
+    assert told.count("looked at once") == 1 and "best top-1 on what is held out of" in told
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert best == max(line["val_top1"] for line in lines if "val_top1" in line)
+    (final,) = [line for line in lines if "final_top1" in line]
+    evaluation = ms_vit.eval(tmp_path / "run", data=root / "digits", split="val")
+    assert final["final_top1"] == evaluation.top1 and evaluation.images == 30
+    assert final["final"] == str(root / "digits/val")
+    ms_vit.train(recipe(root, **changes), tmp_path / "run")
+    assert "looked at once" not in capsys.readouterr().err
+
+
 # --- parts by name
 
 @pytest.mark.parametrize(("key", "name", "says"), [

@@ -155,7 +155,7 @@ def test_the_same_command_again_finds_nothing_to_do(run, trained, root):
 
 def test_a_model_that_cannot_be_built_is_refused_and_leaves_nothing(root, run, tmp_path):
     ran = run("train", "--recipe", "digits", "--data.root", root, "--run", tmp_path / "deep/run", "--model.stem", "[8]")
-    assert "there is no such network: a stem of 1 stages makes patches of 2 pixels, not 4" in ran.mistake
+    assert "there is no such network: a stem of 1 stages, each halving the image, makes patches of 2" in ran.mistake
     assert not list(tmp_path.iterdir())
 
 
@@ -324,7 +324,7 @@ def test_infer_on_nothing_readable_fails(trained, run, tmp_path):
 @pytest.mark.parametrize(("argv", "code", "says"), [
     ([], 2, ""),
     (["fly"], 2, 'no verb "fly"; there are download, check, train, eval, infer'),
-    (["train"], 2, "required: recipe"),
+    (["train", "--data.name", "nowhere"], 2, "no folder data/nowhere"),
     (["train", "--recipe", "digits", "--optimiser.lr", "1"], 2, 'did you mean "--optimizer.lr"'),
     (["train", "--recipe", "digits", "--train.epoch", "1"], 2, 'did you mean "--train.epochs"'),
     (["train", "--recipe", "digits", "--train.epochs", "x"], 2, '"train.epochs": expected int, got x'),

@@ -25,8 +25,12 @@ class MetricsFile:
                 say(f"can't write {self.path} ({(error.strerror or str(error)).lower()}); training goes on without")
             self.told = True
 
+    def has(self, key: str) -> bool:
+        """Whether a line of it has this key."""
+        return self.path.is_file() and f'"{key}":' in self.path.read_text(errors="replace")
+
     def rewind(self, state: TrainState) -> None:
-        """Drops what an interrupted run wrote after the checkpoint from which it goes on."""
+        """Drops what an interrupted run wrote after the checkpoint from which it goes on, and its final score."""
         if not self.path.is_file():
             return
         kept = []
@@ -34,7 +38,8 @@ class MetricsFile:
             # Half a line, if its process was killed, or what never was one.
             with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                 line = json.loads(text)
-                if line["step"] <= state.step and ("val_top1" not in line or line["epoch"] <= state.epoch):
+                if line["step"] <= state.step and "final_top1" not in line and \
+                        ("val_top1" not in line or line["epoch"] <= state.epoch):
                     kept.append(text + "\n")
         part = self.path.with_name(f".{self.path.name}.part")
         part.write_text("".join(kept))

@@ -81,7 +81,7 @@ class Trainer(Callback):
             self.prepare_step()
             self.begin()
             self.describe()
-            if self.state.epoch < self.recipe.train.epochs:
+            if self.state.epoch < self.recipe.train.epochs or self.unscored:
                 with naming_bad_images(), contextlib.closing(self.throughput):
                     self.train()
                     self.score_best()
@@ -180,7 +180,7 @@ class Trainer(Callback):
                 # A copy: set_data alone shares the memory.
                 parameter.set_data(ms.Tensor(self.state_dicts[MODEL][name].asnumpy()))
         self.pretrained = None      # its arrays are as large as the network
-        if self.world.writes:
+        if self.world.writes and self.state.epoch < epochs:
             self.metrics.rewind(self.state)
 
         self.guard = Divergence(chance=math.log(self.spec.config.num_classes))
@@ -380,8 +380,13 @@ class Trainer(Callback):
 
     # --- the end
 
+    @property
+    def unscored(self) -> bool:
+        """Whether there are images that had no part in choosing the best epoch, and were not looked at yet."""
+        return self.final is not None and not self.metrics.has("final_top1")
+
     def score_best(self) -> None:
-        """Looks once at the images that had no part in choosing the best epoch, where there are such."""
+        """Scores the best epoch on them: once, at the end."""
         best = self.checkpoints.pointed("BEST")
         if self.final is None or best is None:
             return
