@@ -71,7 +71,7 @@ def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path |
 
             def drawings() -> Iterator["Drawing"]:
                 """What is to be drawn, once it is known; lists and tells each picture on the way."""
-                places = Places()
+                places = Places(out / "gallery.png")
                 looks = in_order(pool, lambda entry: look(predictor, entry[0]), files, batch_size)
                 for start in track(range(0, len(files), batch_size), "predicting", "batches"):
                     batch = list(zip(files[start:start + batch_size], islice(looks, batch_size), strict=True))

@@ -25,7 +25,7 @@ def fresh(tmp_path_factory):
     """A folder with the scripts and nothing done yet, whose environment is the one that the tests run in."""
     folder = tmp_path_factory.mktemp("fresh") / "ms-vit"
     folder.mkdir()
-    for name in ("scripts", "setup.py", "pyproject.toml", "README.md", "ms_vit", "datasets"):
+    for name in ("scripts", "setup.py", "pyproject.toml", "README.md", "LICENSE", "ms_vit", "datasets"):
         (folder / name).symlink_to(REPOSITORY / name) if name != "scripts" else shutil.copytree(
             REPOSITORY / name, folder / name)
     (folder / ".venv").symlink_to(sys.prefix)

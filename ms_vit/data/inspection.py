@@ -16,6 +16,7 @@ from ms_vit import limits
 from ms_vit.data.folder import IMAGE_EXTENSIONS
 from ms_vit.data.images import open_image
 from ms_vit.data.threads import parallel_map
+from ms_vit.distributed import World
 from ms_vit.errors import DataError
 from ms_vit.progress import say
 
@@ -157,7 +158,7 @@ def reason(error: Exception) -> str:
     return text[:1].lower() + text[1:]
 
 
-def unreadable(folder: Path, run: Path, files: Sequence[Path]) -> list[Path]:
+def unreadable(folder: Path, run: Path, files: Sequence[Path], world: World) -> list[Path]:
     """Which of the images `files`, all below `folder`, can't be read, each told; once for a run, which keeps the list.
 
     Raises OSError where the list can't be written, DataError where a kept one is none.
@@ -173,9 +174,10 @@ def unreadable(folder: Path, run: Path, files: Sequence[Path]) -> list[Path]:
         inspections = inspect(folder, names, f"looking for bad images in {folder}")
         found = {folder / name: image.defect.text
                  for name, image in zip(names, inspections, strict=True) if image.defect}
-        part = kept.with_name(f".{kept.name}.part")
-        part.write_text(json.dumps({str(path): problem for path, problem in found.items()}, indent=1))
-        part.replace(kept)
+        if world.writes:
+            part = kept.with_name(f".{kept.name}.part")
+            part.write_text(json.dumps({str(path): problem for path, problem in found.items()}, indent=1))
+            part.replace(kept)
     for path, problem in found.items():
         say(f"left out: {path} {problem}")
     say(f"images left out because they can't be read: {len(found):,}; {kept} lists them")

@@ -51,10 +51,10 @@ class Drawing:
 
 
 class Places:
-    """Hands out places for pictures, each once."""
+    """Hands out places for pictures, each once, but none of `taken`."""
 
-    def __init__(self) -> None:
-        self.taken: set[Path] = set()
+    def __init__(self, *taken: Path) -> None:
+        self.taken = set(taken)
         self.numbers: dict[Path, int] = {}      # the last that was given to a name: many cameras call all alike
 
     def free(self, place: Path) -> Path:

@@ -123,7 +123,7 @@ class Trainer(Callback):
         how: dict[str, Any] = {
             "batch_size": train.batch_size, "workers": workers(self.recipe, self.state),
             "keep": memory_share() if train.epochs > 1 else 0,
-            "leave_out": (unreadable(data, self.run, self.layout.files())
+            "leave_out": (unreadable(data, self.run, self.layout.files(), self.world)
                           if self.recipe.data.bad_images == "skip" else ()),
             "world": self.world}
         augmented = replace(prepared, transforms=self.recipe.augment.train)
