@@ -64,7 +64,7 @@ def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path |
 
     weights = model_file(Path(checkpoint))
     out = Path(out or results_folder(weights) / "predictions")
-    faults: list[str] = []
+    failed: list[str] = []
     with room_for(out / "predictions.jsonl"):
         predictor = Predictor(weights, model=model, device=device, batch_size=batch_size, engine=engine)
         with (out / "predictions.jsonl").open("w") as lines, thread_pool() as pool:
@@ -77,7 +77,7 @@ def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path |
                     batch = list(zip(files[start:start + batch_size], islice(looks, batch_size), strict=True))
                     for (file, _), found in batch:
                         if isinstance(found, DataError):
-                            faults.append(str(found))
+                            failed.append(str(found))
                             say(f"left out: {found}")
                             lines.write(json.dumps({"image": str(file), "error": str(found)}) + "\n")
                     seen = [(file, name, found) for (file, name), found in batch if not isinstance(found, DataError)]
@@ -91,10 +91,10 @@ def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path |
 
             drawn = list(in_order(pool, Drawing.save, drawings(), AHEAD * cpu_count()))
     if not drawn:
-        raise DataError(f"none of {len(files)} files could be read as a picture: {faults[0]}")
+        raise DataError(f"none of {len(files)} files could be read as a picture: {failed[0]}")
     contact_sheet(drawn, out / "gallery.png")
-    say(f"{len(drawn)} pictures named, {len(faults)} left out; annotated pictures and predictions.jsonl are in {out}")
-    return Inference(len(drawn), len(faults), out)
+    say(f"{len(drawn)} pictures named, {len(failed)} left out; annotated pictures and predictions.jsonl are in {out}")
+    return Inference(len(drawn), len(failed), out)
 
 
 @dataclass(frozen=True)

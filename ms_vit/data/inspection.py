@@ -19,6 +19,7 @@ from ms_vit.data.threads import parallel_map
 from ms_vit.distributed import World
 from ms_vit.errors import DataError
 from ms_vit.progress import say
+from ms_vit.writing import write_whole
 
 # What MindSpore's Decode reads, in Pillow's names.
 FORMATS = ("JPEG", "MPO", "PNG", "BMP", "PPM", "TIFF")
@@ -175,9 +176,7 @@ def unreadable(folder: Path, run: Path, files: Sequence[Path], world: World) -> 
         found = {folder / name: image.defect.text
                  for name, image in zip(names, inspections, strict=True) if image.defect}
         if world.writes:
-            part = kept.with_name(f".{kept.name}.part")
-            part.write_text(json.dumps({str(path): problem for path, problem in found.items()}, indent=1))
-            part.replace(kept)
+            write_whole(kept, json.dumps({str(path): problem for path, problem in found.items()}, indent=1))
     for path, problem in found.items():
         say(f"left out: {path} {problem}")
     say(f"images left out because they can't be read: {len(found):,}; {kept} lists them")

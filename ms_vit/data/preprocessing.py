@@ -46,9 +46,9 @@ class Preprocessing:
         if not self.transforms:
             raise UsageError("there are no transforms")
         made: Any = encoded(Image.new("RGB", (64, 48)))
-        for text, each in zip(self.transforms, self.operations(), strict=True):
+        for text, operation in zip(self.transforms, self.operations(), strict=True):
             try:
-                made = each(made)
+                made = operation(made)
             except Exception as error:      # those that are written in Python raise nearly anything
                 raise UsageError(f'"{text}" fails: {(str(error).splitlines() or [""])[0]}') from error
         shape = (3, *self.sides)
@@ -109,8 +109,8 @@ class Preprocessing:
             made, operations = image if decodes_to_pillow(first) else np.asarray(image), operations[1:]
         else:       # it wants a file
             made = encoded(image)
-        for each in operations:
-            made = each(made)
+        for operation in operations:
+            made = operation(made)
         return made
 
 

@@ -100,10 +100,10 @@ def reopened(to: Exporter, kept: Path, key: str) -> Logits | None:
     try:
         if is_sealed(kept, key):
             return to.run(kept)
-        fault = "is not as it was exported"
+        damage = "is not as it was exported"
     except Exception as error:      # onnxruntime has its own; exported anew, the file runs, or the user hears why not
-        fault = f"can't be loaded ({(str(error).splitlines() or [type(error).__name__])[0]})"
-    say(f"{kept} {fault}; making it anew")
+        damage = f"can't be loaded ({(str(error).splitlines() or [type(error).__name__])[0]})"
+    say(f"{kept} {damage}; making it anew")
     return None
 
 

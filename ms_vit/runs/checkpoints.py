@@ -7,7 +7,6 @@ a moving average of its weights; then that is what is validated, and what other 
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,6 +17,7 @@ from mindspore import Parameter
 from ms_vit.errors import DataError
 from ms_vit.progress import say
 from ms_vit.weights.files import ModelSpec, read_arrays, save_parameters, set_parameters
+from ms_vit.writing import flush, write_whole
 
 MODEL, AVERAGE, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
 STATE, MANIFEST = "state.json", "manifest.json"
@@ -81,10 +81,7 @@ class Checkpoints:
             self.point("BEST", name)
 
     def point(self, pointer: str, name: str) -> None:
-        part = self.folder / f".{pointer}.part"
-        part.write_text(name + "\n")
-        flush(part)
-        part.replace(self.folder / pointer)
+        write_whole(self.folder / pointer, name + "\n")
 
     def prune(self, keep: int) -> None:
         """Removes all but the newest `keep` checkpoints and the best; tells where one can't be removed."""
@@ -189,12 +186,3 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
         return digest.hexdigest()
-
-
-def flush(path: Path) -> None:
-    """Has a file's, or a folder's, content on the disk before what comes next."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

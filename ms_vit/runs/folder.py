@@ -12,6 +12,7 @@ from ms_vit.distributed import World
 from ms_vit.errors import UsageError
 from ms_vit.progress import say
 from ms_vit.recipe import Recipe
+from ms_vit.writing import write_whole
 
 try:
     import fcntl
@@ -73,9 +74,7 @@ def changes(run: Path, recipe: Recipe) -> list[str]:
 
 
 def write_recipe(run: Path, recipe: Recipe) -> None:
-    part = run / ".recipe.part"
-    part.write_text(f"# {versions()}\n{recipe.to_yaml()}")
-    part.replace(run / "recipe.yaml")
+    write_whole(run / "recipe.yaml", f"# {versions()}\n{recipe.to_yaml()}")
 
 
 def versions() -> str:

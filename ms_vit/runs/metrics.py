@@ -7,6 +7,7 @@ from typing import Any
 
 from ms_vit.progress import say
 from ms_vit.runs.checkpoints import TrainState
+from ms_vit.writing import write_whole
 
 
 class MetricsFile:
@@ -41,9 +42,7 @@ class MetricsFile:
                 if line["step"] <= state.step and "final_top1" not in line and \
                         ("val_top1" not in line or line["epoch"] <= state.epoch):
                     kept.append(text + "\n")
-        part = self.path.with_name(f".{self.path.name}.part")
-        part.write_text("".join(kept))
-        part.replace(self.path)
+        write_whole(self.path, "".join(kept))
 
 
 def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

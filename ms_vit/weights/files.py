@@ -114,8 +114,8 @@ def misfits(wanted: dict[str, Parameter], arrays: dict[str, np.ndarray]) -> tupl
 
 
 def refuse_misfits(path: Path, missing: list[str], left_over: list[str], shapes: list[str]) -> None:
-    faults = [("lacks", missing), ("has too many", left_over), ("has of another shape", shapes)]
+    kinds = [("lacks", missing), ("has too many", left_over), ("has of another shape", shapes)]
     told = [f"{what} {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
-            for what, names in faults if names]
+            for what, names in kinds if names]
     if told:
         raise DataError(f"{path} doesn't fit the model: it {'; '.join(told)}. Is --model the right one?")

@@ -49,11 +49,11 @@ class Source:
         return {METADATA_KEY: asdict(self.spec)}
 
 
-def refuse(library: str, faults: dict[str, bool]) -> None:
-    """Raises UsageError with the first of `faults` that holds."""
-    for fault, holds in faults.items():
-        if holds:
-            raise UsageError(f"{library}'s ViT has no {fault}, which this one has; "
+def refuse(library: str, features: dict[str, bool]) -> None:
+    """Raises UsageError with the first of `features`, which it lacks, that this one has."""
+    for feature, has in features.items():
+        if has:
+            raise UsageError(f"{library}'s ViT has no {feature}, which this one has; "
                              "--format onnx and --format safetensors take every ViT")
 
 
