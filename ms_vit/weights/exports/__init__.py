@@ -32,7 +32,7 @@ class Format:
 FORMATS = {
     "onnx": Format("onnx_graph", ".onnx", "onnxruntime"),
     "mindir": Format("mindir", ".mindir", "MindSpore's GraphCell"),
-    "safetensors": Format("native", ".safetensors", "ms-vit"),
+    "safetensors": Format("safetensors_file", ".safetensors", "ms-vit"),
     "timm": Format("timm_folder", "", "timm"),
     "huggingface": Format("hugging_face", "", "transformers"),
 }
