@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from handmade import png
+from packing import png
 from PIL import Image
 
 from ms_vit import limits

@@ -11,7 +11,7 @@ import mindspore.dataset.vision as vision
 import numpy as np
 import pytest
 from conftest import REPOSITORY
-from handmade import png, png_chunk
+from packing import png, png_chunk
 from PIL import Image
 
 from ms_vit.data.inspection import look_at
