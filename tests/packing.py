@@ -30,14 +30,15 @@ MEMORY = 400_000_000            # bytes that a refusal may take at most; the lar
 
 
 def refusal(read: Callable[[Path], Any], path: Path, error: type[UserError] = UserError) -> str:
-    """The line that a reader answers a bad file with. It writes nothing around the file and fills no memory."""
-    around, memory = sorted(path.parent.rglob("*")), peak_memory(reset=True)
+    """The line that a reader answers a bad file with. It writes nothing beside the file and fills no memory."""
+    folder = path if path.is_dir() else path.parent
+    before, memory = sorted(folder.rglob("*")), peak_memory(reset=True)
     with pytest.raises(error) as caught:
         read(path)
     memory = peak_memory() - memory
     text = one_line(str(caught.value))
     assert text.isprintable() and len(text) < 2100 and memory < MEMORY, f"{memory:,} bytes: {text}"
-    assert sorted(path.parent.rglob("*")) == around
+    assert sorted(folder.rglob("*")) == before
     return text
 
 
