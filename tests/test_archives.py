@@ -251,6 +251,13 @@ def test_a_tar_cut_between_two_members_is_refused(tmp_path):
     refused(tmp_path / "x.tar", "no end mark")
 
 
+def test_a_tar_that_ends_in_a_single_block_of_zeros_is_whole(tmp_path):
+    content = make_tar(tmp_path / "x.tar", [("a", b"a" * 512)], "w").read_bytes()
+    (tmp_path / "x.tar").write_bytes(content[:1536])
+    unpack(tmp_path / "x.tar", tmp_path / "out")
+    assert contents(tmp_path / "out") == {"a": b"a" * 512}
+
+
 def test_a_tar_with_a_damaged_header_in_the_middle_is_refused(tmp_path):
     content = bytearray(make_tar(tmp_path / "x.tar", [("a", b"a" * 512), ("b", b"b" * 512)], "w").read_bytes())
     content[1024] ^= 0xFF

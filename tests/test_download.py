@@ -1,5 +1,6 @@
 """The verb download: verified or nothing, resumed where it broke off, and one clear line when it can't be."""
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -8,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -159,6 +161,21 @@ def test_a_refused_connection_is_told(tmp_path):
         bound.bind(("127.0.0.1", 0))  # bound and not listening: nobody else gets the port
         with pytest.raises(DataError, match="the connection was refused; check the address, or give another"):
             fetch(file_at(f"http://127.0.0.1:{bound.getsockname()[1]}"), None, tmp_path / "out")
+
+
+def test_what_is_no_answer_of_a_web_server_is_told(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.recv(1000)
+                        connection.sendall(b"220 mail.example.org ready\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(DataError, match="can't fetch http://127.*220 mail.example.org ready; check the address"):
+            fetch(file_at(f"http://127.0.0.1:{server.getsockname()[1]}"), None, tmp_path / "out")
 
 
 def test_an_unknown_host_is_told(tmp_path):

@@ -115,7 +115,7 @@ def test_an_unknown_recipe_is_told_with_those_there_are():
 
 
 def test_an_unknown_change_is_told(tmp_path):
-    with pytest.raises(UsageError, match=r'did you mean "optimizer\.lr"'):
+    with pytest.raises(UsageError, match=r'"optimizer\.Lr" in the changes to the recipe; did you mean "optimizer\.lr"'):
         Recipe.load("digits", {"optimizer.Lr": 1})
 
 
