@@ -5,7 +5,6 @@ import stat
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packing import make_tar, make_zip, patched, refusal
+from packing import make_tar, make_zip
 
 from ms_vit import limits
 from ms_vit.data.sets import archives
@@ -115,12 +114,6 @@ def test_links_and_devices_in_a_tar_are_refused(tmp_path, type):
     refused(make_tar(tmp_path / "x.tar.gz", [("good", b"1"), (info, b"")]), "'a/link' is a link or a device")
 
 
-def test_a_link_in_a_tar_with_a_file_behind_it_is_refused(tmp_path):
-    info = tarfile.TarInfo("train")
-    info.type, info.linkname = tarfile.SYMTYPE, "../.."
-    refused(make_tar(tmp_path / "x.tar", [(info, b""), ("train/evil", b"x")]), "'train' is a link or a device")
-
-
 def test_a_sparse_file_in_a_tar_is_refused(tmp_path):
     info = tarfile.TarInfo("huge")
     info.type, info.size = tarfile.GNUTYPE_SPARSE, 1 << 40
@@ -155,22 +148,6 @@ def test_a_bomb_behind_the_end_of_a_tar_is_refused(tmp_path):
     content = gzip.decompress(make_tar(tmp_path / "x.tar.gz", HONEST.items()).read_bytes())
     (tmp_path / "x.tar.gz").write_bytes(gzip.compress(content + bytes(100_000_000), 1))
     refused(tmp_path / "x.tar.gz", "unpacks to more than 64,000,000 bytes")
-
-
-def name_of_200_mb(path: Path) -> Path:
-    """A tar.gz whose first member's name takes 200 MB, and the file 200 kB."""
-    info = tarfile.TarInfo("././@LongLink")
-    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 200_000_000
-    packer = zlib.compressobj(1, wbits=31)
-    blocks = [packer.compress(info.tobuf(tarfile.GNU_FORMAT))]
-    blocks += [packer.compress(bytes(1_000_000)) for _ in range(200)]
-    path.write_bytes(b"".join([*blocks, packer.flush()]))
-    return path
-
-
-def test_a_name_that_would_fill_the_memory_is_refused_before_it_is_read(tmp_path):
-    assert "a name or note of 200,000,000 bytes is too long" in refusal(
-        lambda path: unpack(path, tmp_path / "out"), name_of_200_mb(tmp_path / "x.tar.gz"), DataError)
 
 
 def test_a_note_at_its_bound_is_read_and_one_byte_more_is_refused(tmp_path, monkeypatch):
@@ -288,13 +265,6 @@ def test_what_begins_like_an_archive_and_is_none_is_told(tmp_path, content):
 def test_an_archive_of_nothing_is_nothing(tmp_path):
     unpack(make_zip(tmp_path / "x.zip", []), tmp_path / "out")
     assert contents(tmp_path / "out") == {}
-
-
-def test_a_zip_compressed_in_a_way_that_nobody_knows_is_told(tmp_path):
-    content = make_zip(tmp_path / "x.zip", [("a", b"1")]).read_bytes()
-    (tmp_path / "x.zip").write_bytes(patched(content, b"\x14\x00\x00\x00\x08\x00", b"\x14\x00\x00\x00\x63\x00"))
-    with pytest.raises(DataError, match="is damaged"):
-        unpack(tmp_path / "x.zip", tmp_path / "out")
 
 
 @pytest.mark.timeout(20)

@@ -167,13 +167,6 @@ def test_an_image_of_zero_bytes_is_found(folder):
     assert only_problem(folder) == Problem("zero bytes", "train/cat/9.jpg", "has zero bytes; replace or remove it")
 
 
-@pytest.mark.parametrize("content", [b"hello", bytes(1000), b"<html>404</html>"])
-def test_a_file_that_is_no_image_inside_is_found(folder, content):
-    (folder / "train/cat/9.jpg").write_bytes(content)
-    assert only_problem(folder) == Problem("wrong type", "train/cat/9.jpg",
-                                           "is no image inside; replace or remove it")
-
-
 def test_damaged_pixels_of_a_png_are_found(folder):
     content = bytearray((folder / "train/cat/1.png").read_bytes())
     content[len(content) // 2] ^= 0xFF

@@ -219,17 +219,11 @@ def test_bfloat16_becomes_the_same_float32_in_every_container(tmp_path):
         assert same(read_weights(path).arrays, wanted), path
 
 
-def test_what_safetensors_says_is_of_another_type_is_refused(tmp_path):
-    path = write_safetensors(tmp_path / "w", {"blocks.0": ("F8_E4M3", [4], bytes(4))})
-    assert "FILE holds blocks.0 as F8_E4M3, which is not supported" in error(path)
-
-
 def entry(shape: Any = (6,), offsets: Any = (0, 24), dtype: Any = "F32") -> dict[str, Any]:
     return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
 
 
 @pytest.mark.parametrize(("content", "wanted"), cases({
-    "a header of 2 GB": (safetensors({}, DATA, 1 << 31), "its header claims 2,147,483,648 bytes"),
     "a header of a byte too much": (safetensors({}, DATA, limits.MAX_HEADER + 1), "its header claims 8,000,001 bytes"),
     "a header of as much as it may have, and lacks it": (safetensors({}, DATA, limits.MAX_HEADER), "cut short"),
     "a header of 2^60": (safetensors({}, DATA, 1 << 60), "is no safetensors"),
@@ -239,22 +233,13 @@ def entry(shape: Any = (6,), offsets: Any = (0, 24), dtype: Any = "F32") -> dict
     "a header of no JSON": (safetensors(b"{w}", DATA), "damaged"),
     "a header in no encoding": (safetensors(b'{"\xff": 1}', DATA), "damaged"),
     "a deep header": (safetensors(b'{"w":' + b"[" * 100_000 + b"]" * 100_000 + b"}", DATA), "damaged"),
+    **{f"an entry {each}": (safetensors({"w": each}, DATA), "damaged") for each in (
+        entry([600], [0, 2400]), entry([1 << 58], [0, 1 << 60]), entry([6], [24, 0]), entry([6], [-24, 0]), entry([7]),
+        entry([-6]), entry([1 << 32, 1 << 32]), entry([6.0]), entry(dtype="F7"), entry(dtype=[1]), {"shape": [6]}, 1)},
     "overlapping tensors": (safetensors({"a": entry(), "b": entry()}, DATA), "damaged"),
     "a hole": (safetensors({"a": entry([3], [0, 12]), "b": entry([3], [24, 36])}, bytes(36)), "damaged"),
-    "offsets beyond the file": (safetensors({"w": entry([600], [0, 2400])}, DATA), "damaged"),
-    "offsets of 2^60": (safetensors({"w": entry([1 << 58], [0, 1 << 60])}, DATA), "damaged"),
-    "offsets backwards": (safetensors({"w": entry([6], [24, 0])}, DATA), "damaged"),
-    "offsets below 0": (safetensors({"w": entry([6], [-24, 0])}, DATA), "damaged"),
-    "a shape that isn't the size": (safetensors({"w": entry([7])}, DATA), "damaged"),
-    "a shape below 0": (safetensors({"w": entry([-6])}, DATA), "damaged"),
-    "a shape that overflows": (safetensors({"w": entry([1 << 32, 1 << 32])}, DATA), "damaged"),
-    "a shape of fractions": (safetensors({"w": entry([6.0])}, DATA), "damaged"),
     "a shape of no numbers": (safetensors({"w": entry([0, 1 << 62], [0, 0])}, b""), ""),
-    "an unknown type": (safetensors({"w": entry(dtype="F7")}, DATA), "damaged"),
-    "a type that is none": (safetensors({"w": entry(dtype=[1])}, DATA), "damaged"),
     "a type that we don't know": (safetensors({"\x1b": entry([24], dtype="F8_E5M2")}, DATA), "holds \\x1b as F8_E5M2"),
-    "a tensor without a type": (safetensors({"w": {"shape": [6]}}, DATA), "damaged"),
-    "a tensor that is a number": (safetensors({"w": 1}, DATA), "damaged"),
     "metadata of numbers": (safetensors({"__metadata__": {"ms_vit": 1}, "w": entry()}, DATA), "damaged"),
     "a terabyte of nothing": (terabyte, "needs more memory than this machine has"),
     "no tensors": (safetensors({}, b""), "holds no tensors"),
@@ -280,11 +265,6 @@ def test_npz_are_read_and_text_in_them_is_left_out(save, tmp_path):
                 {"big": np.arange(3, dtype="i4")} | {name: array.copy("C") for name, array in arrays.items()})
 
 
-def test_an_object_in_an_npz_is_refused_by_name(tmp_path):
-    np.savez(tmp_path / "w.npz", weights=ARRAYS["steps"], extra=np.array([{}], object))
-    assert "is refused: extra is an array of object" in error(tmp_path / "w.npz")
-
-
 def npy_header(text: str) -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode()
 
@@ -298,7 +278,6 @@ def npy_header(text: str) -> bytes:
     "a header that calls": (npy_header(f"{{'descr': {HACK}, 'shape': (6,), 'fortran_order': 0}}") + DATA, "no header"),
     "a header of 4 GB": (b"\x93NUMPY\x02\x00\xff\xff\xff\xff", "no header of NumPy's"),
     "another version": (b"\x93NUMPY\x09\x00", "no header of NumPy's"),
-    "a shape of 2^60": (npy(DATA, shape=(1 << 60,)), "impossible shape"),
     "a shape of 2^48": (npy(DATA, shape=(1 << 48,)), "impossible shape"),
     "a shape of 2^40": (npy(DATA, shape=(1 << 40,)), "another size"),
     "a shape below 0": (npy(DATA, shape=(-6,)), "impossible shape"),
@@ -311,10 +290,6 @@ def test_an_array_in_an_npz_that_is_none_of_numbers_is_refused_by_name(member, w
     monkeypatch.chdir(tmp_path)
     assert wanted in (told := error(make_zip(tmp_path / "w.npz", [("a/\x1b.npy", member)]))) and "a/\\x1b" in told
     assert [path.name for path in tmp_path.iterdir()] == ["w.npz"]
-
-
-def test_a_deep_header_in_an_npz_is_refused(tmp_path):
-    assert "is damaged" in error(make_zip(tmp_path / "w.npz", [("w.npy", npy_header("(" * 9000) + DATA)]))
 
 
 def test_an_npz_of_32_dimensions_with_a_header_of_either_version_is_read(tmp_path):
@@ -397,10 +372,8 @@ def tensors(*entries: tuple[str, str, list[int], bytes]) -> bytes:
     "a tag in no encoding": (message(1, message(1, b"\xff\xfe") + message(2, message(2, b"Int8"))), "damaged"),
     "a tag of a letter too many": (tensors(("x" * (limits.MAX_CKPT_TEXT + 1), "Int8", [1], b"x")), "no MindSpore"),
     "200,000 fields": (message(1, b"\x18\x01" * 200_000), "no MindSpore checkpoint"),
-    "a message of 2^60": (b"\n" + varint(1 << 60) + b"x", "no MindSpore checkpoint"),
-    "a number without end": (b"\n" + b"\xff" * 30, "no MindSpore checkpoint"),
-    "a group": (message(1, b"\x0b\x0c"), "no MindSpore checkpoint"),
-    "a line end": (b"\n", "no MindSpore checkpoint"),
+    **{f"bytes {each}": (each, "no MindSpore checkpoint") for each in (
+        b"\n", b"\n" + varint(1 << 60) + b"x", b"\n" + b"\xff" * 30, message(1, b"\x0b\x0c"))},
     "a wrong CRC": (tensors(("w", "Float32", [6], DATA)) + b"crc_num" + bytes(10), "its CRC is another than it says"),
 }))
 def test_a_ckpt_that_contradicts_itself_is_refused(content, wanted, tmp_path):

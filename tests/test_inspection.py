@@ -145,8 +145,8 @@ def many_zeros(count: int) -> bytes:
 # Name: content, what check says, what read_image says. MindSpore is not asked.
 NO_PICTURES = {
     "empty": (b"", "has zero bytes", "is no image"),
-    "text": (b"hello", "is no image inside", "is no image"),
-    "zeros": (bytes(10_000), "is no image inside", "is no image"),
+    **{f"{each!r:.20}": (each, "is no image inside; replace or remove it", "is no image") for each in (
+        b"hello", b"<html>404</html>", bytes(10_000))},
     "50,000 x 50,000 pixels": (png(b"", width=50_000, height=50_000), "claims more than 178,956,970 pixels", "pixels"),
     "2^31 x 2^31 pixels": (png(b"", width=(1 << 31) - 1, height=(1 << 31) - 1), "", ""),
     "no pixels": (png(b"", width=0, height=0), "can't be read", ""),

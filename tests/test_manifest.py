@@ -75,7 +75,7 @@ def test_what_is_no_file_any_more_is_listed_and_not_waited_for(tmp_path, oddity)
 
 def test_a_file_that_cannot_be_read_is_told_and_nothing_is_listed(tmp_path):
     os.mkfifo(tmp_path / "odd")
-    with pytest.raises(DataError, match="can't read .*odd; see to its permissions"):
+    with pytest.raises(DataError, match=r"can't read .*odd; see to its permissions"):
         manifest.write(tmp_path)
     assert not (tmp_path / manifest.NAME).exists()
 
