@@ -12,11 +12,11 @@ import mindspore.dataset.vision as vision
 import numpy as np
 import pytest
 from conftest import REPOSITORY
-from packing import MEMORY, ODDITIES, cases, peak_memory, png, png_chunk, put, refusal
+from packing import MEMORY, ODDITIES, cases, patched, peak_memory, png, png_chunk, put, refusal
 from PIL import Image
 
 from ms_vit.data.images import read_image
-from ms_vit.data.inspection import inspect, look_at
+from ms_vit.data.inspection import inspect, look_at, unreadable
 from ms_vit.errors import DataError
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(
@@ -94,6 +94,8 @@ REFUSED = {
     "TIFF, half": ("damaged", saved("TIFF")[:9999]),
     "TIFF, float": ("wrong type", saved("TIFF", Image.new("F", (8, 8)))),
     "TIFF, 32 bits": ("wrong type", saved("TIFF", Image.new("I", (8, 8)))),
+    "TIFF, CMYK of 16 bits": (
+        "wrong type", patched(saved("TIFF", PHOTO.convert("CMYK")), b"\x08\0" * 4, b"\x10\0" * 4)),
     "TIFF, zstd": ("wrong type", saved("TIFF", compression="zstd")),
     "TIFF, lzma": ("wrong type", saved("TIFF", compression="lzma")),
     **{format: ("wrong type", saved(format)) for format in ("GIF", "WEBP", "JPEG2000", "ICO", "TGA", "PDF")},
@@ -181,6 +183,26 @@ def test_what_is_no_picture_is_told_by_check_and_by_infer(content, defect, says,
     assert peak_memory() - memory < MEMORY and found.sha256 is None
     assert found.defect is not None and defect in found.defect.text and found.defect.text.isprintable()
     assert says in (told := refusal(read_image, path, DataError)) and str(path) in told
+
+
+def test_of_sixteen_bits_the_high_ones_are_the_pixels(tmp_path):
+    GREY16.save(tmp_path / "x.png")
+    assert np.array_equal(np.asarray(read_image(tmp_path / "x.png"))[..., 1], np.asarray(GREY16) // 256)
+
+
+def test_the_images_that_cannot_be_read_are_kept_for_the_run(tmp_path):
+    for path, content in (("train/a/1.png", PNG), ("train/a/2.png", PNG[:99]), ("val/a/1.png", b"")):
+        put(tmp_path / path, content)
+    wanted = [tmp_path / "train/a/2.png", tmp_path / "val/a/1.png"]
+    assert unreadable(tmp_path, tmp_path) == wanted
+    (tmp_path / "train/a/2.png").write_bytes(PNG)
+    assert unreadable(tmp_path, tmp_path) == wanted
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", b"\xff"])
+def test_a_kept_list_of_images_that_is_none_is_told(content, tmp_path):
+    put(tmp_path / "bad_images.json", content)
+    assert "bad_images.json is no list of images" in refusal(lambda run: unreadable(tmp_path, run), tmp_path, DataError)
 
 
 @pytest.mark.parametrize("oddity", ODDITIES)

@@ -14,7 +14,7 @@ from packing import put, refusal, written
 
 from ms_vit import limits
 from ms_vit.data.folder import images_in, scan
-from ms_vit.data.labels import META, Labels, devkit_labels, read_labels
+from ms_vit.data.labels import META, Labels, devkit_labels, imagenet_labels, labels_for, read_labels
 from ms_vit.data.sets.cards import Card
 from ms_vit.data.sets.sources import image_archive
 from ms_vit.errors import DataError, UsageError
@@ -125,6 +125,18 @@ def test_a_damaged_card_of_a_folder_is_told(tmp_path):
     tree(tmp_path, "train/a/1.jpg")
     put(tmp_path / "card.yaml", "name: !!python/name:os.system\n")
     assert "card.yaml is no valid YAML" in refusal(read_labels, tmp_path, UsageError)
+
+
+def test_a_model_takes_the_folders_classes_or_wider_ones_that_know_them_all(tmp_path):
+    tree(tmp_path, "train/an ant/1.jpg", "train/bee/1.jpg")
+    own, known = Labels(["an ant", "bee"], ["an ant", "bee"]), Labels(["x", "bee", "n1"], ["x", "bee", "an ant"])
+    assert labels_for(tmp_path, None, known) == labels_for(tmp_path, 2, known) == own
+    assert labels_for(tmp_path, 3, known) == known
+    for count, wider in ((3, None), (4, known), (3, Labels(["x", "y", "bee"], ["x", "y", "bee"])), (1000, known)):
+        with pytest.raises(DataError, match=f"has 2 classes, not {count}; leave"):
+            labels_for(tmp_path, count, wider)
+    tree(tmp_path / "wnids", "train/n01440764/1.jpg")
+    assert labels_for(tmp_path / "wnids", 1000) == imagenet_labels()
 
 
 def test_a_folder_without_splits_or_classes_is_told(tmp_path):
