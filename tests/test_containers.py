@@ -610,7 +610,13 @@ def test_a_stream_whose_parts_contradict_each_other_is_refused(tmp_path):
     assert "describes its storage 0 in two ways" in error(path)
     assert "list of storages is another" in error(write_stream(path, ONE_TENSOR, {}))
     assert "list of storages is another" in error(write_stream(path, ONE_TENSOR, dict.fromkeys("01", DATA)))
-    path.write_bytes(write_stream(path, ONE_TENSOR, {"0": DATA}).read_bytes()[:-1])
+    good = write_stream(path, ONE_TENSOR, {"0": DATA}).read_bytes()
+    keys = b"](" + text("0") + b"e"
+    for old, new in ((number(1001), number(1000)), (keys, b"}" + text("0") + number(1) + b"s"), (keys, text("0")),
+                     (keys, b"](" + number(0) + b"e")):
+        put(path, good.replace(old, new))
+        assert "list of storages is another" in error(path)
+    put(path, good[:-1])
     assert "cut short: its storages need" in error(path)
 
 
