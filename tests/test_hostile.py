@@ -5,6 +5,7 @@ verb says it writes. Each parser's own test has the tables.
 """
 
 import io
+import itertools
 import json
 import os
 import pickle
@@ -49,10 +50,8 @@ GOOD = [("train/a/1.jpg", b"1" * 400), ("train/b/1.jpg", b"2"), ("val/a/2.jpg", 
 
 def photos(folder: Path, name: str = "a") -> None:
     """A data folder that is in order."""
-    for split, count in (("train", 8), ("val", 1)):
-        for each in (name, "b"):
-            for index in range(count):
-                put(folder / split / each / f"{index}.png", packing.png(bytes(72), width=8, height=8))
+    for split, each, index in itertools.product(("train", "val"), (name, "b"), range(8)):
+        put(folder / split / each / f"{index}.png", packing.png(bytes(72), width=8, height=8))
 
 
 def recipe(text: str) -> None:
@@ -60,14 +59,10 @@ def recipe(text: str) -> None:
     photos(Path("data/photos"))
 
 
-def archive(write: Callable[[Path], Any], **changes: Any) -> None:
+def archive(write: Callable[..., Any], *content: Any, **changes: Any) -> None:
     put(Path("my.yaml"), json.dumps(CARD | changes))
-    put(Path("x.zip"), packing.written(write))
+    write(Path("x.zip"), *content)
     Path("data").mkdir()
-
-
-def tar_bomb(path: Path) -> Path:
-    return make_tar(path, [*GOOD, ("train/a/zeros.jpg", bytes(100_000_000))])
 
 
 def pickled(path: Path) -> Path:
@@ -75,9 +70,10 @@ def pickled(path: Path) -> Path:
         return put(path, packing.cifar(Path(folder), content=pickle.dumps({"data": TOUCH}, 2)).read_bytes())
 
 
-def hub(config: str) -> None:
-    put(Path("hub/config.json"), config)
-    save_parameters(Path("hub/model.safetensors"), ViT(**SMALL).parameters_dict())
+def weights(path: Path, spec: ModelSpec | None = SPEC, **changes: int) -> Path:
+    """A small network of ours, or, without a spec, of timm's."""
+    save_parameters(path, ViT(**SMALL | changes).parameters_dict(), spec)
+    return path
 
 
 TRAIN = "train --recipe my.yaml --run runs/x --data.name photos"
@@ -88,27 +84,24 @@ CASES: dict[str, tuple[str, str, Callable[[], Any]]] = {     # name: what is typ
     "a recipe with an escape": (TRAIN, "unknown key", lambda: recipe(json.dumps({ESCAPE: 1}))),
     "an operation that calls": (TRAIN, "is no call", lambda: recipe(
         json.dumps({"augment": {"eval": ["__import__('os').system('touch ../hacked')"]}}))),
-    "a card that climbs": (FETCH, '"name" in my.yaml', lambda: archive(make_zip_of(GOOD), name="../mine")),
-    "a zip that climbs": (FETCH, "climbs out", lambda: archive(make_zip_of([*GOOD, ("../../evil", b"x")]))),
-    "a tar that is a bomb": (FETCH, "unpacks to more", lambda: archive(tar_bomb)),
+    "a card that climbs": (FETCH, '"name" in my.yaml', lambda: archive(make_zip, GOOD, name="../mine")),
+    "a zip that climbs": (FETCH, "climbs out", lambda: archive(make_zip, [*GOOD, ("../../evil", b"x")])),
+    "a tar that is a bomb": (FETCH, "unpacks to more", lambda: archive(
+        make_tar, [*GOOD, ("train/a/zeros.jpg", bytes(100_000_000))])),
     "a pickle that calls": (FETCH, "asks for posix.system", lambda: archive(pickled, format="cifar-pickles")),
     "weights that call": (EXPORT, "not one of torch.save", lambda: put(Path("w"), pickle.dumps(TOUCH))),
     "weights that are a pipe": (EXPORT, "w is not there", lambda: os.mkfifo("w")),
     "weights of a terabyte": (EXPORT, "more memory", lambda: packing.terabyte(Path("w"))),
     "a name of a tensor that is an escape": (EXPORT, "holds no ViT", lambda: packing.write_safetensors(
         Path("w"), {ESCAPE: ("F32", [1], bytes(4))})),
-    "a folder of weights": (EXPORT.replace("w", "hub", 1), "pooling by x", lambda: hub('{"global_pool": "x"}')),
+    "a folder of weights": (EXPORT.replace("w", "hub", 1), "pooling by x", lambda: weights(
+        put(Path("hub/config.json"), '{"global_pool": "x"}').with_name("model.safetensors"), None)),
     "an image": ("infer w a.png --out out", "a.png has more than 178,956,970 pixels", lambda: (
-        save_parameters(Path("w"), ViT(**SMALL).parameters_dict(), SPEC),
-        put(Path("a.png"), packing.png(b"", width=50_000, height=50_000)))),
+        weights(Path("w")), put(Path("a.png"), packing.png(b"", width=50_000, height=50_000)))),
     **{f"an option: {argv}": (argv, "must be at least 1", lambda: None) for argv in (
         "infer w a.png --batch-size 0", "infer w a.png --top-k 0", "eval w --data . --batch-size 0",
         "eval w --data . --workers -1")},
 }
-
-
-def make_zip_of(members: list[tuple[str, bytes]]) -> Callable[[Path], Path]:
-    return lambda path: make_zip(path, members)
 
 
 def state_of(folder: Path) -> dict[str, tuple[int, int, int]]:
@@ -162,7 +155,7 @@ def test_a_name_of_a_file_cannot_write_to_the_terminal(around, capfd):
 @pytest.mark.parametrize("oddity", ["a folder", "a pipe"])
 def test_whatever_lies_where_an_export_is_kept_the_answer_is_right(oddity, around, capfd):
     pytest.importorskip("onnxruntime", reason="the export is for: pip install -e .[onnx]")
-    save_parameters(Path("w.safetensors"), ViT(**SMALL).parameters_dict(), SPEC)
+    weights(Path("w.safetensors"))
     put(Path("a.png"), packing.png(bytes(72), width=8, height=8))
     command = ["infer", "w.safetensors", "a.png", "--engine", "onnx", "--out", "out"]
     assert cli.main(command) == 0
@@ -191,7 +184,7 @@ PARSERS: dict[str, tuple[Callable[[Path], Any], bytes]] = {
     "recipe": (Recipe.load, (RECIPES / "imagenet_mini.yaml").read_bytes()),
     "card": (Card.load, (CARDS / "mnist.yaml").read_bytes()),
     **{kind: (lambda path: unpack(path, path.with_name("out")), packing.written(make)) for kind, make in {
-        "zip": make_zip_of(GOOD), "tar": lambda path: make_tar(path, GOOD, "w"),
+        "zip": lambda path: make_zip(path, GOOD), "tar": lambda path: make_tar(path, GOOD, "w"),
         "tar.gz": lambda path: make_tar(path, GOOD)}.items()},
     "idx": (read_idx, packing.written(lambda path: packing.idx_file(path, np.ones((3, 2, 2), np.uint8)))),
     "cifar": (lambda path: read_cifar(path, 10), pickle.dumps({"data": "x" * 30, "labels": [0, 9]}, 2)),
@@ -200,8 +193,7 @@ PARSERS: dict[str, tuple[Callable[[Path], Any], bytes]] = {
         lambda path: scipy.io.savemat(path.open("wb"), {"synsets": SYNSETS}, do_compression=True))),
     "transforms": (lambda path: Preprocessing(image_size=8, transforms=path.read_text("latin1").split("|")).check(),
                    "|".join(SPEC.preprocessing.transforms).encode()),
-    "our weights": (read_pretrained, packing.written(
-        lambda path: save_parameters(path, ViT(**SMALL | {"dim": 3, "num_heads": 1}).parameters_dict(), SPEC))),
+    "our weights": (read_pretrained, packing.written(lambda path: weights(path, dim=3, num_heads=1))),
     **{format: (read_image, image(format)) for format in ("JPEG", "PNG", "BMP", "TIFF", "PPM", "GIF", "WEBP")},
     **{kind: (read_pretrained, packing.written(write)) for kind, write in {
         "safetensors": lambda path: packing.write_safetensors(path, {"a": ("F32", [6], SIX), "b": ("I8", [2], b"ab")}),
