@@ -48,7 +48,7 @@ from safetensors.numpy import save_file
 
 from ms_vit import limits, unpickling
 from ms_vit.errors import DataError
-from ms_vit.weights.containers import WeightFile, read_weights, torch_pickle
+from ms_vit.weights.containers import WeightFile, read_weights, torch_pickle, weight_file
 
 ARRAYS = {"patch_embed.proj.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
           "norm.bias": np.array([1.5, -2.5], np.float16), "steps": np.array(7)}
@@ -679,6 +679,13 @@ def read_or_fault(path: Path) -> WeightFile | None:
     except DataError as error:
         assert str(path) in str(error) and str(error).isprintable() and len(str(error)) < 500
         return None
+
+
+@pytest.mark.timeout(20)
+def test_a_file_that_shrinks_as_it_is_read_is_told():
+    assert weight_file.read_bytes(io.BytesIO(b"abcd"), 4, "w").tobytes() == b"abcd"
+    with pytest.raises(weight_file.BadFile, match="is cut short: it ends within w; download it again"):
+        weight_file.read_bytes(io.BytesIO(b"abc"), 4, "w")
 
 
 @pytest.mark.parametrize("kind", SAMPLES)
