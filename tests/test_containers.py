@@ -332,9 +332,11 @@ def test_a_tensor_that_mindspore_wrote_in_slices_is_whole(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_ckpt_is_read_however_its_shape_is_written(packed, tmp_path):
-    path = write_ckpt(tmp_path / "w", [("a", "Float32", [2, 3], DATA), ("epoch", "Int64", [0], bytes(8))],
-                      packed)
-    assert same(read_weights(path).arrays, {"a": SIX.reshape(2, 3), "epoch": np.array(0)})
+    path = write_ckpt(tmp_path / "w", [("a", "Float32", [2, 3], DATA), ("epoch", "Int64", [0], bytes(8)),
+                                       ("scalar", "Float32", [], DATA[4:8]), ("one", "Float32", [1], DATA[4:8]),
+                                       ("none", "Float32", [0], b"")], packed)
+    assert same(read_weights(path).arrays, {"a": SIX.reshape(2, 3), "epoch": np.array(0), "scalar": SIX[1].reshape(()),
+                                            "one": SIX[1:2], "none": SIX[:0]})
 
 
 def test_a_bool_is_true_or_false_whatever_its_byte(tmp_path):

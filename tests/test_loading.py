@@ -72,8 +72,8 @@ def one(section: str, values: dict[str, Any], says: str | None = None) -> dict[s
     **one("labels", {"ids": [[1, 2], "ab"], "names": [[["a"], ["b"]]], "run": ["x"]}, "damaged metadata"),
     **one("preprocessing", {"transforms": ["Decode()", [1, 2]], "mean": ["abc"], "std": [1], "crop_pct": ["x"]},
           "damaged metadata"),
-    **one("preprocessing", {"transforms": [[]], "mean": [[NAN] * 3, [0, 0]], "std": [[0, 0, 0], [1, 1], [1, 1, INF]],
-                            "crop_pct": [0, 1.01, NAN, 1e-9]}),
+    **one("preprocessing", {"transforms": [[]], "crop_pct": [0, 1.01, NAN, 1e-9]}),
+    **one("preprocessing", {"mean": [[NAN] * 3, [0, 0]], "std": [[0, 0, 0], [1, 1], [1, 1, INF]]}, "three numbers"),
 }))
 def test_metadata_that_make_no_sense_are_told(spec, says, arrays, tmp_path):
     assert says in refusal(read_pretrained, ours(tmp_path, arrays, spec), DataError)
