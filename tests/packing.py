@@ -1,20 +1,104 @@
-"""Archives, weight files and data sets for tests, with whatever a test asks for in them, written by hand."""
+"""Files for tests, written by hand with whatever a test asks for in them: archives, weight files, data sets, images.
+
+And what is asked of every reader of files of strangers: `refusal`.
+"""
 
 import gzip
 import io
 import json
+import os
 import pickle
 import struct
 import tarfile
+import tempfile
+import warnings
 import zipfile
-from collections.abc import Iterable
+import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from ms_vit.data.sets.cards import Card
+from ms_vit.errors import UserError, one_line
 
+Content = bytes | str | Callable[[Path], Any]
+HACK = "open('hacked', 'w')"    # what code in a file would do if it were run
+MEMORY = 400_000_000            # bytes that a refusal may take at most; the largest input of a test has 2 MB
+
+
+def refusal(read: Callable[[Path], Any], path: Path, error: type[UserError] = UserError) -> str:
+    """The line that a reader answers a bad file with. It writes nothing beside the file and fills no memory."""
+    folder = path if path.is_dir() else path.parent
+    before, memory = sorted(folder.rglob("*")), peak_memory(reset=True)
+    with pytest.raises(error) as caught:
+        read(path)
+    memory = peak_memory() - memory
+    text = one_line(str(caught.value))
+    assert text.isprintable() and len(text) < 2100 and memory < MEMORY, f"{memory:,} bytes: {text}"
+    assert sorted(folder.rglob("*")) == before
+    return text
+
+
+def peak_memory(reset: bool = False) -> int:
+    """Bytes of memory that this process has had at once since the last reset; 0 where the system doesn't tell."""
+    try:
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except OSError:
+        return 0
+
+
+# --------------------------------------------------------------------------------------------------------- any content
+
+def cases(table: dict[str, tuple[Any, ...]]) -> list[Any]:
+    """A table of name -> values as pytest's parameters, each called by its name."""
+    return [pytest.param(*values, id=name) for name, values in table.items()]
+
+
+def put(path: Path, content: Content) -> Path:
+    """Bytes or text into a file, or a function that puts there what it likes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if callable(content):
+        content(path)
+    else:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def written(write: Callable[[Path], Any]) -> bytes:
+    """The bytes of a file that a function writes."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")     # zipfile warns of what is meant here
+        path = Path(folder) / "x"
+        found = write(path)
+        return (found if isinstance(found, Path) else path).read_bytes()
+
+
+def sparse(header: bytes, size: int) -> Callable[[Path], None]:
+    """A file that claims and seems to have a size, and takes no room on the disk."""
+    def make(path: Path) -> None:
+        path.write_bytes(header)
+        os.truncate(path, size)
+    return make
+
+
+def patched(content: bytes, old: bytes, new: bytes) -> bytes:
+    assert old in content and len(old) == len(new)
+    return content.replace(old, new)
+
+
+# What lies where a file should be.
+ODDITIES: dict[str, Callable[[Path], Any]] = {
+    "nothing": lambda path: None, "a folder": Path.mkdir, "a pipe": os.mkfifo,
+    "a device": lambda path: path.symlink_to("/dev/zero"), "a loop": lambda path: path.symlink_to(path)}
+
+
+# ------------------------------------------------------------------------------------------------------------ archives
 
 def make_zip(path: Path, members: Iterable[tuple[str | zipfile.ZipInfo, bytes]]) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -90,6 +174,25 @@ def write_stream(path: Path, content: bytes, storages: dict[str, bytes], size: i
 
 # ------------------------------------------------------------------------------------------------ other weight files
 
+def safetensors(header: Any, data: bytes, length: int | None = None) -> bytes:
+    """A header of one's own, as JSON or as it is, whose length may be another than is told."""
+    head = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(head) if length is None else length) + head + data
+
+
+def terabyte(path: Path) -> None:
+    """Weights as large as they say, which take no room on the disk."""
+    header = safetensors({"w": {"dtype": "F32", "shape": [1 << 38], "data_offsets": [0, 1 << 40]}}, b"")
+    sparse(header, len(header) + (1 << 40))(path)
+
+
+def npy(data: bytes, **header: Any) -> bytes:
+    """A .npy of six numbers, unless `header` says otherwise."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": (6,)} | header)
+    return buffer.getvalue() + data
+
+
 def write_safetensors(path: Path, tensors: dict[str, tuple[str, list[int], bytes]], **metadata: str) -> Path:
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     position = 0
@@ -162,6 +265,14 @@ def cifar(folder: Path, name: str = "data_batch_2", content: bytes | None = None
     return folder / "cifar.tar.gz"
 
 
+def laughs(levels: int = 9) -> bytes:
+    """Pickle: lists of ten times the list before; two hundred bytes that hold a billion entries."""
+    deep = b"](]U\x03lola"
+    for level in range(levels):
+        deep += b"q" + bytes([level]) + b"](" + (b"h" + bytes([level])) * 10 + b"e"
+    return deep + b"e"
+
+
 class Calls:
     """Pickles as a call of a function."""
 
@@ -170,3 +281,16 @@ class Calls:
 
     def __reduce__(self) -> Any:
         return self.call
+
+
+# -------------------------------------------------------------------------------------------------------------- images
+
+def png_chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png(rows: bytes, *, width: int = 4, height: int = 4, colour: int = 0, extra: bytes = b"") -> bytes:
+    """A PNG, grey unless `colour` is another type, of such rows, each led by the byte of its filter; `extra` chunks
+    come before them."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + extra + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")

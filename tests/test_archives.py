@@ -14,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packing import make_tar, make_zip
 
+from ms_vit import limits
 from ms_vit.data.sets import archives
 from ms_vit.data.sets.archives import unpack
 from ms_vit.errors import DataError
 
+LONG = "/".join(["x" * 199] * 9 + ["x" * 200])    # a path of 2,000 bytes
 HONEST = {"top/train/a/1.txt": b"one" * 1000, "top/train/b/2.txt": b"two", "top/empty.txt": b""}
 
 
@@ -71,10 +73,32 @@ def test_files_get_usual_permissions_and_not_the_archives(tmp_path):
     ("c:evil", "absolute path"),
     ("a\\..\\evil", "character"),
     ("a\nb", "character"),
+    ("a\x1b[2J", "character"),
+    ("a\u2028b", "character"),
     ("x" * 256, "too long"),
+    ("é" * 128, "too long"),
+    (LONG + "x", "too long"),
+    ("x/" * 32 + "y", "too deep"),
 ])
 def test_a_member_with_a_bad_name_is_refused_and_leaves_nothing(tmp_path, kind, name, text):
     refused(make(kind, tmp_path / "x", [("good", b"1"), (name, b"2")]), text)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+@pytest.mark.parametrize("name", ["x" * 255, "x/" * 31 + "y", LONG, "a..b", "..a", "ab:c"])
+def test_a_name_at_the_bounds_is_taken(tmp_path, kind, name):
+    unpack(make(kind, tmp_path / "x", [(name, b"1")]), tmp_path / "out")
+    assert contents(tmp_path / "out") == {name: b"1"}
+
+
+def test_a_tar_name_in_no_encoding_is_refused(tmp_path):
+    refused(make_tar(tmp_path / "x.tar", [("a/\udcff.jpg", b"1")], "w"), "character")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+@pytest.mark.parametrize("name", ["a/.", "."])
+def test_a_file_without_a_name_is_refused(tmp_path, kind, name):
+    refused(make(kind, tmp_path / "x", [(name, b"1")]), "has no file name")
 
 
 def test_a_zip_name_that_hides_behind_a_nul_is_refused(tmp_path):
@@ -92,7 +116,7 @@ def test_links_and_devices_in_a_tar_are_refused(tmp_path, type):
 
 def test_a_sparse_file_in_a_tar_is_refused(tmp_path):
     info = tarfile.TarInfo("huge")
-    info.type = tarfile.GNUTYPE_SPARSE
+    info.type, info.size = tarfile.GNUTYPE_SPARSE, 1 << 40
     refused(make_tar(tmp_path / "x.tar.gz", [(info, b"")]), "'huge' is a link or a device")
 
 
@@ -124,6 +148,27 @@ def test_a_bomb_behind_the_end_of_a_tar_is_refused(tmp_path):
     content = gzip.decompress(make_tar(tmp_path / "x.tar.gz", HONEST.items()).read_bytes())
     (tmp_path / "x.tar.gz").write_bytes(gzip.compress(content + bytes(100_000_000), 1))
     refused(tmp_path / "x.tar.gz", "unpacks to more than 64,000,000 bytes")
+
+
+def test_a_note_at_its_bound_is_read_and_one_byte_more_is_refused(tmp_path, monkeypatch):
+    make_tar(tmp_path / "x.tar", [("y" * 150, b"1")], "w")      # its name is in a note, "160 path=yyy..."
+    monkeypatch.setattr(limits, "MAX_TAR_NOTES", 159)
+    refused(tmp_path / "x.tar", "a name or note of 160 bytes is too long")
+    monkeypatch.setattr(limits, "MAX_TAR_NOTES", 160)
+    unpack(tmp_path / "x.tar", tmp_path / "out")
+    assert contents(tmp_path / "out") == {"y" * 150: b"1"}
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_an_archive_may_unpack_to_its_bound_and_no_further(tmp_path, monkeypatch, kind):
+    archive = make(kind, tmp_path / "x", [("a", bytes(30_000)), ("b", b"x" * 6_000)])
+    whole = 36_000 if kind == "zip" else archive.stat().st_size
+    monkeypatch.setattr(limits, "MAX_ARCHIVE_RATIO", 0)
+    monkeypatch.setattr(limits, "FREE_ARCHIVE_BYTES", whole - 1)
+    refused(archive, f"unpacks to more than {whole - 1:,} bytes")
+    monkeypatch.setattr(limits, "FREE_ARCHIVE_BYTES", whole)
+    unpack(archive, tmp_path / "out")
+    assert contents(tmp_path / "out") == {"a": bytes(30_000), "b": b"x" * 6_000}
 
 
 def test_a_link_that_lies_in_the_way_is_not_written_through(tmp_path):
@@ -183,6 +228,13 @@ def test_a_tar_cut_between_two_members_is_refused(tmp_path):
     refused(tmp_path / "x.tar", "no end mark")
 
 
+def test_a_tar_that_ends_in_a_single_block_of_zeros_is_whole(tmp_path):
+    content = make_tar(tmp_path / "x.tar", [("a", b"a" * 512)], "w").read_bytes()
+    (tmp_path / "x.tar").write_bytes(content[:1536])
+    unpack(tmp_path / "x.tar", tmp_path / "out")
+    assert contents(tmp_path / "out") == {"a": b"a" * 512}
+
+
 def test_a_tar_with_a_damaged_header_in_the_middle_is_refused(tmp_path):
     content = bytearray(make_tar(tmp_path / "x.tar", [("a", b"a" * 512), ("b", b"b" * 512)], "w").read_bytes())
     content[1024] ^= 0xFF
@@ -203,9 +255,27 @@ def test_what_is_no_archive_is_told(tmp_path, content):
     refused(tmp_path / "x.zip", "is no zip, tar or tar.gz")
 
 
-def test_a_gzip_that_holds_no_tar_is_told(tmp_path):
-    (tmp_path / "x.tar.gz").write_bytes(gzip.compress(b"hello"))
-    refused(tmp_path / "x.tar.gz", "damaged")
+@pytest.mark.parametrize("content", [
+    b"PK\x03\x04" + bytes(99), b"\x1f\x8b" + bytes(99), gzip.compress(b"hello"), gzip.compress(b"hello" * 200)])
+def test_what_begins_like_an_archive_and_is_none_is_told(tmp_path, content):
+    (tmp_path / "x").write_bytes(content)
+    refused(tmp_path / "x", "damaged")
+
+
+def test_an_archive_of_nothing_is_nothing(tmp_path):
+    unpack(make_zip(tmp_path / "x.zip", []), tmp_path / "out")
+    assert contents(tmp_path / "out") == {}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(("size", "text"), [
+    (1000, "damaged"), (limits.FREE_ARCHIVE_BYTES, "damaged"), (limits.FREE_ARCHIVE_BYTES + 1, "unpacks to more than"),
+    (0o77777777777, "unpacks to more than"), (1 << 60, "unpacks to more than")])
+def test_a_size_that_a_tar_claims_and_lacks_is_told_at_once(tmp_path, size, text):
+    info = tarfile.TarInfo("a")
+    info.size = size
+    (tmp_path / "x.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    refused(tmp_path / "x.tar", text)
 
 
 NAMES = st.lists(st.text(st.sampled_from("ab./\\:\n\0é\udc80"), min_size=1, max_size=8), min_size=1, max_size=4)
@@ -237,7 +307,7 @@ def test_whatever_members_are_called_nothing_lands_outside_and_nothing_is_lost(n
         assert {path for path in Path(root).rglob("*") if path.is_file() and out not in path.parents} == {archive}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(kind=st.sampled_from(["zip", "tar.gz"]), at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_one_wrong_bit_anywhere_is_an_error_or_does_no_harm(kind, at, bit):
     with tempfile.TemporaryDirectory() as root:

@@ -1,11 +1,15 @@
 """Cards: the published ones are sound, one's own are read strictly."""
 
+import dataclasses
 import hashlib
+import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from packing import refusal
 
 from ms_vit.data.sets.cards import CARDS, Card, RemoteFile, published_names
 from ms_vit.errors import UsageError
@@ -100,24 +104,32 @@ def test_a_cards_name_is_no_path(name):
         Card.load(name)
 
 
+HOST = "https://example.org/"
+
+
 @pytest.mark.parametrize(("changes", "text"), [
     ({"titel": "x"}, 'unknown key "titel" in .*flowers.yaml; did you mean "title"?'),
-    ({"files": [{"ulr": "https://example.org/x"}]}, 'unknown key "ulr" in files of .*; did you mean "url"?'),
     ({"format": "images"}, "format"),
     ({"licence": None}, "licence"),
-    ({"name": "../out"}, '"name" in .* names a folder'),
-    ({"name": ".git"}, '"name" in .* names a folder'),
-    ({"classes": ["a", "../b"]}, '"classes" in .* name folders'),
-    ({"classes": ["a", ".b"]}, '"classes" in .* name folders'),
+    *[({"name": name}, '"name" in .* names a folder') for name in (
+        "../out", "/tmp/out", ".git", "", "a\n", "a\\b", "x" * 201)],
+    *[({"classes": ["a", name]}, '"classes" in .* name folders') for name in (
+        "../b", ".b", "", "a/b", "a\\b", "a\nb", "a\x1b[2J", "a" * 256, "é" * 128)],
     ({"classes": ["a", "a"]}, "has a name twice"),
+    ({"classes": 3}, "classes"),
     ({"files": []}, "say what to download"),
     ({"format": "digits"}, "must be empty"),
-    ({"files": [{"url": "file:///etc/passwd"}]}, "must be the http"),
-    ({"files": [{"url": "https://example.org/"}]}, "must be the http"),
-    ({"files": [{"url": "https://example.org/.."}]}, "must be the http"),
-    ({"files": [{"url": "https://example.org/a%2f..%2f..%2f.bashrc"}]}, "must be the http"),
+    ({"files": [1]}, "files"),
+    ({"files": 1}, "files"),
+    ({"files": [{"ulr": "https://example.org/x"}]}, 'unknown key "ulr" in files of .*; did you mean "url"?'),
+    *[({"files": [{"url": url}]}, "must be the http") for url in (
+        "file:///etc/passwd", "ftp://example.org/x", "https://[::1", HOST, HOST + "..", HOST + "%2e%2e", HOST + ".x",
+        HOST + "a%2f..%2f..%2f.bashrc", HOST + "a%0ab")],
+    ({"files": [{"url": None}]}, '"url" in files of .* has no value'),
     ({"files": [{"url": "https://a.org/x"}, {"url": "https://b.org/x"}]}, "two files of one name"),
-    ({"files": [{"url": "https://a.org/x", "sha256": "abc"}]}, "64 hexadecimal digits"),
+    *[({"files": [{"url": "https://a.org/x", "sha256": value}]}, "64 hexadecimal digits") for value in (
+        "", "abc", "0" * 63, "0" * 65, "A" * 64, "g" * 64)],
+    ({"files": [{"url": "https://a.org/x", "md5": "0" * 64}]}, "32 hexadecimal digits"),
     ({"files": [{"url": "https://a.org/x", "bytes": "many"}]}, "bytes"),
     ({"files": [{"url": "https://a.org/x", "unpacked": {"a": "0" * 32}}]}, '"unpacked" in .* goes with format'),
     *(({"format": "cifar-pickles", "files": [{"url": "https://a.org/x", "unpacked": unpacked}]}, text)
@@ -129,14 +141,29 @@ def test_a_cards_name_is_no_path(name):
                              ({"a": "A" * 32}, "in lower case"), ({"a": 7}, "unpacked"), (["a"], "unpacked"),
                              ({7: "0" * 32}, "by their path in the archive, not 7"),
                              ({"a": None}, "unpacked"), ({"a": {}}, "unpacked")]),
-    ({"std": [0, 1, 1]}, "above 0"),
+    ({"files": [{"url": "https://a.org/x", "bytes": -1}]}, '"bytes" in .* must be at least 0'),
+    *[({"std": [value, 1.0, 1.0]}, '"std" in .* above 0') for value in (0.0, -1.0, math.nan, math.inf)],
+    *[({"mean": [value, 1.0, 1.0]}, '"mean" in .* must be three numbers') for value in (math.nan, math.inf)],
     ({"mean": [0.5, 0.5]}, "mean"),
 ])
 def test_a_mistake_in_a_card_is_told_in_one_line(tmp_path, changes, text):
-    with pytest.raises(UsageError, match=text) as caught:
-        Card.load(write(tmp_path, **changes))
-    assert "\n" not in str(caught.value)
-    assert "flowers.yaml" in str(caught.value)
+    told = refusal(Card.load, write(tmp_path, **changes), UsageError)
+    assert re.search(text, told) and "flowers.yaml" in told
+
+
+def test_a_card_without_a_value_is_told(tmp_path):
+    (tmp_path / "flowers.yaml").write_text(yaml.safe_dump(OWN | {"mean": None}))
+    assert '"mean" in' in (told := refusal(Card.load, tmp_path / "flowers.yaml", UsageError)) and "has no value" in told
+
+
+@pytest.mark.parametrize("changes", [
+    {"name": "x" * 200}, {"name": "Oxford-IIIT_Pet.v1+"}, {"classes": ["a" * 255, "a b", "é"]},
+    {"files": [{"url": "http://a.org/b/c.tar.gz?d=/e", "bytes": 0, "sha256": "0" * 64, "md5": "f" * 32}]},
+    {"mean": [-1.0, 0.0, 1.0], "std": [5e-324, 1.0, 1e300]}])
+def test_a_card_at_the_bounds_is_read(tmp_path, changes):
+    card = Card.load(write(tmp_path, **changes))
+    values = dataclasses.asdict(card) | {"mean": list(card.mean), "std": list(card.std)}
+    assert {key: values[key] for key in changes} == changes
 
 
 def test_a_card_that_is_not_there_is_told(tmp_path):

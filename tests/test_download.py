@@ -1,5 +1,6 @@
 """The verb download: verified or nothing, resumed where it broke off, and one clear line when it can't be."""
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -9,12 +10,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import wait_for
-from packing import cifar, make_zip
+from packing import ODDITIES, cifar, make_zip, put
 
 from ms_vit.data.labels import read_labels
 from ms_vit.data.sets import fetch as fetching
@@ -162,6 +164,21 @@ def test_a_refused_connection_is_told(tmp_path):
             fetch(file_at(f"http://127.0.0.1:{bound.getsockname()[1]}"), None, tmp_path / "out")
 
 
+def test_what_is_no_answer_of_a_web_server_is_told(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.recv(1000)
+                        connection.sendall(b"220 mail.example.org ready\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(DataError, match=r"can't fetch http://127.*220 mail\.example\.org ready; check the"):
+            fetch(file_at(f"http://127.0.0.1:{server.getsockname()[1]}"), None, tmp_path / "out")
+
+
 def test_an_unknown_host_is_told(tmp_path):
     with pytest.raises(DataError, match="there is no such host, or no network"):
         fetch(file_at("http://no-such-host.invalid"), None, tmp_path / "out")
@@ -207,9 +224,18 @@ def test_a_local_source_of_other_bytes_is_told_and_stays(remote, tmp_path):
     assert (remote / "file.bin").read_bytes() == CONTENT
 
 
-def test_a_local_source_that_is_not_there_is_told(tmp_path):
-    with pytest.raises(DataError, match=r"there is no file .*file\.bin; --source takes"):
-        fetch(file_at("http://a.invalid"), str(tmp_path), tmp_path / "out")
+@pytest.mark.parametrize("oddity", ODDITIES)
+def test_a_local_source_that_is_no_file_is_told(tmp_path, oddity):
+    ODDITIES[oddity](tmp_path / "file.bin")
+    for source in (tmp_path, tmp_path / "file.bin"):
+        with pytest.raises(DataError, match=r"there is no file .*file\.bin; --source takes"):
+            fetch(file_at("http://a.invalid"), str(source), tmp_path / "out")
+
+
+def test_a_local_source_is_held_to_the_cards_size(remote, tmp_path):
+    assert fetch(file_at("http://a.invalid", bytes=len(CONTENT)), str(remote), tmp_path / "out") == remote / "file.bin"
+    with pytest.raises(DataError, match="expected 0 bytes, got 300,000; give the right file with --source"):
+        fetch(file_at("http://a.invalid", bytes=0), str(remote), tmp_path / "out")
 
 
 @pytest.mark.parametrize("end", ["/file.bin", "/", "/renamed.bin"])
@@ -282,8 +308,10 @@ def test_a_folder_that_was_changed_is_told(serve, archive, tmp_path, root):
                                   "val/a/2.png is missing; delete the folder and run the same command again")
 
 
-def test_a_folder_that_is_not_ours_is_left_alone(tmp_path, root):
-    (root / "digits/train").mkdir(parents=True)
+@pytest.mark.parametrize("oddity", ODDITIES)
+def test_a_folder_that_is_not_ours_is_left_alone(root, oddity):
+    (root / "digits").mkdir(parents=True)
+    ODDITIES[oddity](root / "digits/SHA256SUMS")
     with pytest.raises(DataError, match="exists and is no download of ours; move it away, or give another --root"):
         download("digits", root)
     assert left(root) == ["digits"]
@@ -392,6 +420,27 @@ def test_without_a_published_hash_the_first_good_download_is_held_to(serve, arch
     assert not (root / "pets").exists() and not (root / ".pets.part/pets.zip").exists()
     (root / "pets.sha256").unlink()
     assert download(name, root).files == 5
+
+
+@pytest.mark.parametrize("content", ["hello", b"\xff\xfe", "0" * 64 + "  ../pets.zip"])
+def test_a_damaged_record_of_the_first_download_is_told(archive, tmp_path, root, content):
+    put(root / "pets.sha256", content)
+    with pytest.raises(DataError, match=r"pets\.sha256 is damaged( at line 1)?; delete"):
+        download(card(tmp_path, "http://a.invalid"), root, str(archive))
+    assert left(root) == ["pets.sha256"] and archive.exists()
+
+
+def test_a_record_of_other_files_holds_nobody(archive, tmp_path, root):
+    put(root / "pets.sha256", other := "0" * 64 + "  other.zip\n")
+    download(card(tmp_path, "http://a.invalid"), root, str(archive))
+    assert (root / "pets.sha256").read_text() == f"{other}{sha256(archive.read_bytes())}  pets.zip\n"
+
+
+@pytest.mark.parametrize("name", ["SHA256SUMS", "card.yaml"])
+def test_an_archive_with_a_folder_where_we_write_is_an_error_and_leaves_nothing(archive, tmp_path, root, name):
+    make_zip(archive, [*IMAGES.items(), (f"top/{name}/x", b"")])
+    assert main([card(tmp_path, "http://a.invalid"), "--root", str(root), "--source", str(archive)]) == 1
+    assert left(root) == []
 
 
 def test_a_local_source_survives_failure_and_success(archive, tmp_path, root):

@@ -20,7 +20,7 @@ from ms_vit.inference import engines
 from ms_vit.inference.engines import key_of
 from ms_vit.models.config import ViTConfig
 from ms_vit.models.vit import ViT
-from ms_vit.runs.checkpoints import MODEL, OPTIMIZER, Checkpoints, RunState
+from ms_vit.runs.checkpoints import MODEL, OPTIMIZER, Checkpoints, TrainState
 from ms_vit.weights import exports
 from ms_vit.weights.files import ModelSpec, save_parameters
 from ms_vit.weights.loading import read_model
@@ -273,13 +273,13 @@ def test_where_nothing_can_be_kept_the_export_serves_the_call(weights, native, p
 
 def test_a_runs_checkpoint_stays_valid_with_an_export_and_takes_it_along(pictures, tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save({MODEL: network(0).parameters_dict(), OPTIMIZER: {}}, SPEC, RunState(step=1, best_step=1), {})
+    checkpoints.save({MODEL: network(0).parameters_dict(), OPTIMIZER: {}}, SPEC, TrainState(step=1, best_step=1), {})
     ms_vit.Predictor(tmp_path, engine="onnx")
     first = tmp_path / "checkpoints" / "00000001"
     assert len(kept(first / "model.safetensors")) == 1
     assert checkpoints.newest() == first
     assert ms_vit.Predictor(tmp_path, engine="onnx").weights == first / "model.safetensors"
-    checkpoints.save({MODEL: network(1).parameters_dict(), OPTIMIZER: {}}, SPEC, RunState(step=2, best_step=2), {})
+    checkpoints.save({MODEL: network(1).parameters_dict(), OPTIMIZER: {}}, SPEC, TrainState(step=2, best_step=2), {})
     checkpoints.prune(1)
     assert not first.exists()
     assert ms_vit.infer(tmp_path, pictures[:1], engine="onnx").out == tmp_path / "predictions"

@@ -6,15 +6,18 @@ import os
 import struct
 import subprocess
 import sys
+import zlib
 
 import mindspore.dataset.vision as vision
 import numpy as np
 import pytest
 from conftest import REPOSITORY
-from handmade import png, png_chunk
+from packing import MEMORY, ODDITIES, cases, patched, peak_memory, png, png_chunk, put, refusal
 from PIL import Image
 
-from ms_vit.data.inspection import look_at
+from ms_vit.data.images import read_image
+from ms_vit.data.inspection import inspect, look_at, unreadable
+from ms_vit.errors import DataError
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(
     (160, 120), Image.Resampling.BICUBIC)
@@ -91,6 +94,8 @@ REFUSED = {
     "TIFF, half": ("damaged", saved("TIFF")[:9999]),
     "TIFF, float": ("wrong type", saved("TIFF", Image.new("F", (8, 8)))),
     "TIFF, 32 bits": ("wrong type", saved("TIFF", Image.new("I", (8, 8)))),
+    "TIFF, CMYK of 16 bits": (
+        "wrong type", patched(saved("TIFF", PHOTO.convert("CMYK")), b"\x08\0" * 4, b"\x10\0" * 4)),
     "TIFF, zstd": ("wrong type", saved("TIFF", compression="zstd")),
     "TIFF, lzma": ("wrong type", saved("TIFF", compression="lzma")),
     **{format: ("wrong type", saved(format)) for format in ("GIF", "WEBP", "JPEG2000", "ICO", "TGA", "PDF")},
@@ -133,6 +138,78 @@ def test_what_is_bad_mindspore_refuses(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", DAMAGED_ALL_THE_SAME)
 def test_what_is_damaged_is_told_whatever_mindspore_makes_of_it(name, tmp_path):
     assert verdict(DAMAGED_ALL_THE_SAME[name], tmp_path) == "damaged"
+
+
+def many_zeros(count: int) -> bytes:
+    return zlib.compress(bytes(count))
+
+
+# Name: content, what check says, what read_image says. MindSpore is not asked.
+NO_PICTURES = {
+    "empty": (b"", "has zero bytes", "is no image"),
+    **{f"{each!r:.20}": (each, "is no image inside; replace or remove it", "is no image") for each in (
+        b"hello", b"<html>404</html>", bytes(10_000))},
+    "50,000 x 50,000 pixels": (png(b"", width=50_000, height=50_000), "claims more than 178,956,970 pixels", "pixels"),
+    "2^31 x 2^31 pixels": (png(b"", width=(1 << 31) - 1, height=(1 << 31) - 1), "", ""),
+    "no pixels": (png(b"", width=0, height=0), "can't be read", ""),
+    "a bomb in a text": (png(b"", extra=png_chunk(b"zTXt", b"x\0\0" + many_zeros(100_000_000))), "can't be read", ""),
+    "a bomb for a colour profile": (
+        png(b"", extra=png_chunk(b"iCCP", b"x\0\0" + many_zeros(100_000_000))), "can't be read", ""),
+    "no data": (png(b""), "can't be read", "can't be read as an image"),
+    "data that is none": (png(b"").replace(zlib.compress(b""), b"hello123"), "a checksum is wrong", "can't be read"),
+    "half its data": (png(bytes(100), width=64, height=64), "can't be read", "can't be read as an image"),
+    "a colour type of nobody's": (png(bytes(20), colour=7), "can't be read", ""),
+    "no header": (png(bytes(20)).replace(b"IHDR", b"IHDX"), "can't be read", ""),
+    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) (w) file\nshowpage\n",
+                   "is no image inside", "is no image"),
+    "a BMP that lies": (b"BM" + struct.pack("<IIIIiiHHIIiiII", 99, 0, 54, 40, 1 << 30, 1 << 30, 1, 24, *[0] * 6),
+                        "pixels", "pixels"),
+    "a PPM that lies": (b"P6 100000 100000 255 ", "pixels", "pixels"),
+    "a PPM of no numbers": (b"P6 x y 255 ", "can't be read", ""),
+    "a TIFF of itself": (b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHII", 330, 4, 1, 8) + struct.pack("<I", 8),
+                         "can't be read", ""),
+    "a GIF that lies": (b"GIF89a" + b"\xff" * 20, "", ""),
+    **{f"{format}, cut at {share:.0%}": (saved(format)[:int(len(saved(format)) * share)], "", "")
+       for format in ("JPEG", "PNG", "BMP", "TIFF", "PPM") for share in (0.1, 0.3, 0.9)},
+}
+
+
+@pytest.mark.filterwarnings("error::UserWarning", "error::RuntimeWarning")     # Pillow's, of damaged files
+@pytest.mark.parametrize(("content", "defect", "says"), cases(NO_PICTURES))
+def test_what_is_no_picture_is_told_by_check_and_by_infer(content, defect, says, tmp_path):
+    path = put(tmp_path / "x.png", content)
+    memory = peak_memory(reset=True)
+    (found,) = inspect(tmp_path, ["x.png"], "looking")
+    assert peak_memory() - memory < MEMORY and found.sha256 is None
+    assert found.defect is not None and defect in found.defect.text and found.defect.text.isprintable()
+    assert says in (told := refusal(read_image, path, DataError)) and str(path) in told
+
+
+def test_of_sixteen_bits_the_high_ones_are_the_pixels(tmp_path):
+    GREY16.save(tmp_path / "x.png")
+    assert np.array_equal(np.asarray(read_image(tmp_path / "x.png"))[..., 1], np.asarray(GREY16) // 256)
+
+
+def test_the_images_that_cannot_be_read_are_kept_for_the_run(tmp_path):
+    for path, content in (("train/a/1.png", PNG), ("train/a/2.png", PNG[:99]), ("val/a/1.png", b"")):
+        put(tmp_path / path, content)
+    wanted = [tmp_path / "train/a/2.png", tmp_path / "val/a/1.png"]
+    assert unreadable(tmp_path, tmp_path) == wanted
+    (tmp_path / "train/a/2.png").write_bytes(PNG)
+    assert unreadable(tmp_path, tmp_path) == wanted
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", b"\xff"])
+def test_a_kept_list_of_images_that_is_none_is_told(content, tmp_path):
+    put(tmp_path / "bad_images.json", content)
+    assert "bad_images.json is no list of images" in refusal(lambda run: unreadable(tmp_path, run), tmp_path, DataError)
+
+
+@pytest.mark.parametrize("oddity", ODDITIES)
+def test_what_is_no_file_is_told_by_check_and_by_infer(oddity, tmp_path):
+    ODDITIES[oddity](tmp_path / "x.png")
+    assert look_at(tmp_path / "x.png").defect is not None
+    assert "x.png" in refusal(read_image, tmp_path / "x.png", DataError)
 
 
 @pytest.mark.parametrize("length", [3, 20, 200, 400])

@@ -3,17 +3,21 @@
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy.io
+from packing import put, refusal, written
 
+from ms_vit import limits
 from ms_vit.data.folder import images_in, scan
-from ms_vit.data.labels import META, Labels, devkit_labels, read_labels
+from ms_vit.data.labels import META, Labels, devkit_labels, imagenet_labels, labels_for, read_labels
 from ms_vit.data.sets.cards import Card
 from ms_vit.data.sets.sources import image_archive
-from ms_vit.errors import DataError
+from ms_vit.errors import DataError, UsageError
 
 
 def tree(folder: Path, *files: str) -> Path:
@@ -81,21 +85,58 @@ def test_a_folder_without_devkit_has_no_devkit_labels(tmp_path):
     assert devkit_labels(tmp_path) is None
 
 
-@pytest.mark.parametrize("damage", ["empty", "text", "cut", "flipped", "other fields", "no leaves"])
-def test_a_damaged_devkit_is_told_in_one_line(imagenet, tmp_path, damage):
+def mat(**values: Any) -> bytes:
+    return written(lambda path: scipy.io.savemat(path.open("wb"), values, do_compression=True))
+
+
+def flipped(content: bytes) -> bytes:
+    return content[:200] + bytes(byte ^ 255 for byte in content[200:260]) + content[260:]
+
+
+@pytest.mark.parametrize("content", [
+    pytest.param(b"", id="empty"), pytest.param(b"hello" * 99, id="text"), pytest.param(mat(x=1), id="another's"),
+    pytest.param(mat(synsets=[1, 2]), id="numbers"),
+    pytest.param(mat(synsets=np.array([{"WNID": "x"}], object)), id="other fields"),
+    pytest.param(mat(synsets=[{"WNID": "n1", "words": "x", "num_children": 1}] * 2), id="no leaves"),
+    pytest.param(mat(synsets=np.zeros(100_000_000, np.uint8)), id="a bomb"),
+    pytest.param(mat(synsets=np.arange(99.0))[:-20], id="cut"),
+    pytest.param(lambda path: path.write_bytes(path.read_bytes()[:9999]), id="half of the real one"),
+    pytest.param(lambda path: path.write_bytes(flipped(path.read_bytes())), id="the real one, flipped")])
+def test_a_damaged_devkit_is_told_in_one_line(imagenet, tmp_path, content):
     tree(tmp_path, "train/a/1.jpg", str(META))
-    content = (imagenet / META).read_bytes()
-    if damage == "other fields":
-        scipy.io.savemat(tmp_path / META, {"synsets": np.array([1, 2, 3])})
-    elif damage == "no leaves":
-        scipy.io.savemat(tmp_path / META, {"synsets": [{"WNID": "n1", "words": "x", "num_children": 1}] * 2})
-    else:
-        flipped = content[:200] + bytes(byte ^ 255 for byte in content[200:260]) + content[260:]
-        damaged = {"empty": b"", "text": b"hello" * 99, "cut": content[:len(content) // 2], "flipped": flipped}[damage]
-        (tmp_path / META).write_bytes(damaged)
-    with pytest.raises(DataError, match=r"meta\.mat (is damaged|lists no classes); delete .* and down") as caught:
-        read_labels(tmp_path)
-    assert "\n" not in str(caught.value)
+    (tmp_path / META).write_bytes((imagenet / META).read_bytes())
+    put(tmp_path / META, content)
+    text = refusal(lambda path: read_labels(tmp_path), tmp_path / META, DataError)
+    assert re.search(r"meta\.mat (is damaged|lists no classes); delete .* and down", text)
+
+
+def test_a_devkit_that_is_too_large_is_not_opened(tmp_path, monkeypatch):
+    tree(tmp_path, str(META))
+    content = mat(synsets=np.array([("n01", "tench, fish", 0), ("n02", "crane", 0)],
+                                   [("WNID", object), ("words", object), ("num_children", int)]))
+    (tmp_path / META).write_bytes(content)
+    monkeypatch.setattr(limits, "MAX_META_BYTES", len(content))
+    assert devkit_labels(tmp_path) == Labels(["n01", "n02"], ["tench", "crane"])
+    monkeypatch.setattr(limits, "MAX_META_BYTES", len(content) - 1)
+    assert "is damaged" in refusal(devkit_labels, tmp_path, DataError)
+
+
+def test_a_damaged_card_of_a_folder_is_told(tmp_path):
+    tree(tmp_path, "train/a/1.jpg")
+    put(tmp_path / "card.yaml", "name: !!python/name:os.system\n")
+    assert "card.yaml is no valid YAML" in refusal(read_labels, tmp_path, UsageError)
+
+
+def test_a_model_takes_the_folders_classes_or_wider_ones_that_know_them_all(tmp_path):
+    tree(tmp_path, "train/an ant/1.jpg", "train/bee/1.jpg")
+    own, known = Labels(["an ant", "bee"], ["an ant", "bee"]), Labels(["x", "bee", "n1"], ["x", "bee", "an ant"])
+    assert labels_for(tmp_path, None, known) == labels_for(tmp_path, 2, known) == own
+    assert labels_for(tmp_path, 3, known) == known
+    for count, wider in ((3, None), (4, known), (3, Labels(["x", "y", "bee"], ["x", "y", "bee"])), (1000, known)):
+        with pytest.raises(DataError, match=f"has 2 classes, not {count}; leave"):
+            labels_for(tmp_path, count, wider)
+    tree(tmp_path / "wnids", "train/n01440764/1.jpg")
+    assert labels_for(tmp_path / "wnids", 1000) == imagenet_labels()
 
 
 def test_a_folder_without_splits_or_classes_is_told(tmp_path):

@@ -24,8 +24,8 @@ from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.device import use_device
 from ms_vit.errors import DataError, UsageError
 from ms_vit.eval import eval as evaluate
-from ms_vit.models.config import SIZES, create_model
-from ms_vit.models.vit import ViT
+from ms_vit.models.config import SIZES
+from ms_vit.models.vit import ViT, create_model
 from ms_vit.weights.containers import read_weights
 from ms_vit.weights.files import ModelSpec
 from ms_vit.weights.loading import fit, load_model, load_weights, read_pretrained

@@ -4,8 +4,8 @@ import gzip
 import hashlib
 import os
 import pickle
+import re
 import struct
-import subprocess
 import tempfile
 import tracemalloc
 from collections import Counter
@@ -15,14 +15,30 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packing import Calls, cifar, idx_file, make_tar, make_zip, python2_pickle
+from packing import (
+    HACK,
+    Calls,
+    cases,
+    cifar,
+    idx_file,
+    laughs,
+    make_tar,
+    make_zip,
+    patched,
+    put,
+    python2_pickle,
+    refusal,
+    written,
+)
 from PIL import Image
 
+from ms_vit import limits
 from ms_vit.data.sets import manifest
 from ms_vit.data.sets.cards import Card
 from ms_vit.data.sets.sources import cifar_pickles, digits, idx, image_archive
 from ms_vit.download import main
 from ms_vit.errors import DataError
+from ms_vit.unpickling import Program
 
 MNIST = ["train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", "t10k-images-idx3-ubyte.gz",
          "t10k-labels-idx1-ubyte.gz"]
@@ -100,6 +116,9 @@ def test_all_of_mnist_arrives_bit_for_bit(shared_data, tmp_path):
     assert [len(list(tmp_path.glob(f"train/{digit}/*"))) for digit in range(10)] == published
 
 
+GOOD_IDX = written(lambda path: idx_file(path, np.arange(12, dtype=np.uint8).reshape(3, 2, 2)))
+
+
 def idx_files(folder: Path, images: int = 3, labels: int = 3, label: int = 1) -> list[Path]:
     arrays = {"images": np.zeros((images, 2, 2), np.uint8), "labels": np.full(labels, label, np.uint8)}
     return [idx_file(folder / f"{split}-{what}.gz", array) for split in ("train", "t10k")
@@ -137,17 +156,24 @@ def test_any_bytes_as_an_idx_file_are_an_array_or_one_line(content, packed):
             assert packed and content.endswith(array.tobytes())
 
 
-@pytest.mark.parametrize(("header", "text"), [
-    (b"\0\0\x08\x02" + bytes(8), "no idx file of images or labels: it begins with 00000802"),
-    (b"\0\0\x0d\x01" + bytes(4), "begins with 00000d01"),
-    (b"", "begins with nothing"),
-    (b"\0\0\x08\x03" + bytes(11), "cut short in its header"),
-    (b"\0\0\x08\x03" + b"\xff" * 12, "claims"),
-])
-def test_an_idx_header_that_makes_no_sense_is_told(tmp_path, header, text):
-    (tmp_path / "x.gz").write_bytes(gzip.compress(header))
-    with pytest.raises(DataError, match=text):
-        idx.read(tmp_path / "x.gz")
+@pytest.mark.parametrize(("content", "text"), cases({
+    "two dimensions": (gzip.compress(b"\0\0\x08\x02" + bytes(8)), "is no idx file of images or labels: it begins"),
+    "floats": (gzip.compress(b"\0\0\x0d\x01" + bytes(4)), "begins with 00000d01"),
+    "no zeros": (gzip.compress(b"\1\0\x08\x01" + bytes(4)), "begins with 01000801"),
+    "gzip of nothing": (gzip.compress(b""), "begins with nothing"),
+    "three bytes": (gzip.compress(b"\0\0\x08"), "begins with 000008"),
+    "empty": (b"", "begins with nothing"),
+    "no gzip": (b"\0\0\x08\x01" + bytes(4), "is damaged"),
+    "half a header": (gzip.compress(b"\0\0\x08\x03" + bytes(11)), "cut short in its header"),
+    "2^96 pixels": (gzip.compress(b"\0\0\x08\x03" + b"\xff" * 12), "claims"),
+    "a byte more than it may": (gzip.compress(b"\0\0\x08\x01" + struct.pack(">I", limits.FREE_ARCHIVE_BYTES + 1)),
+                                "claims 64,000,001 bytes; more than 64,000,000 can't be in a file of its size"),
+    "as much as it may, and lacks it": (
+        gzip.compress(b"\0\0\x08\x01" + struct.pack(">I", limits.FREE_ARCHIVE_BYTES)), "doesn't hold the 64,000,000"),
+    **{f"cut to {share:.0%}": (GOOD_IDX[:int(share * len(GOOD_IDX))], "") for share in (0.1, 0.4, 0.7, 0.99)},
+}))
+def test_what_is_no_idx_file_is_told(tmp_path, content, text):
+    assert text in refusal(idx.read, put(tmp_path / "x.gz", content), DataError)
 
 
 def test_a_gzip_bomb_as_an_idx_file_fills_no_memory(tmp_path):
@@ -171,6 +197,7 @@ def test_a_wrong_bit_in_an_idx_file_is_caught_by_its_checksum(tmp_path):
 
 @pytest.mark.parametrize(("files", "text"), [
     ({"images": 3, "labels": 4}, "has 3 images, .* has 4 labels"),
+    ({"images": 4}, "has 4 images, .* has 3 labels"),
     ({"label": 10}, "has label 10; the card mnist names 10 classes"),
     ({"images": 0, "labels": 0}, "holds no pixels"),
 ])
@@ -179,9 +206,19 @@ def test_idx_files_that_dont_fit_one_another_or_the_card_are_told(tmp_path, file
         idx.lay_out(idx_files(tmp_path, **files), tmp_path / "out", Card.load("mnist"))
 
 
-def test_an_idx_file_too_few_is_told(tmp_path):
-    with pytest.raises(DataError, match=r"named t10k\*; it has 1 and 0"):
-        idx.lay_out(idx_files(tmp_path)[:3], tmp_path / "out", Card.load("mnist"))
+@pytest.mark.parametrize(("chosen", "text"), [
+    ([0, 1, 2], r"named t10k\*; it has 1 and 0"), ([0, 1, 3], r"named t10k\*; it has 0 and 1"),
+    ([0, 1, 2, 2, 3], r"named t10k\*; it has 2 and 1"), ([1, 2, 3], r"named train\*; it has 0 and 1")])
+def test_an_idx_file_too_few_or_too_many_is_told(tmp_path, chosen, text):
+    files = idx_files(tmp_path)
+    with pytest.raises(DataError, match=text):
+        idx.lay_out([files[each] for each in chosen], tmp_path / "out", Card.load("mnist"))
+
+
+def test_the_last_label_that_a_card_names_is_taken_and_test_files_are_for_validation(tmp_path):
+    files = [file.rename(file.with_name(file.name.replace("t10k", "test"))) for file in idx_files(tmp_path, label=9)]
+    idx.lay_out(files, tmp_path / "out", Card.load("mnist"))
+    assert len(list(tmp_path.glob("out/train/9/*"))) == len(list(tmp_path.glob("out/val/9/*"))) == 3
 
 
 # -------------------------------------------------------------------------------------------------------- CIFAR-10
@@ -226,81 +263,106 @@ def test_a_small_archive_like_cifars_is_laid_out(tmp_path):
     assert len(names) == 12 and names[0] == "train/airplane/00000.png" and names[-1] == "val/truck/00001.png"
 
 
-@pytest.mark.parametrize(("program", "says"), [
-    (b")" + b"\x85" * 900_000 + b"Ns", "a tuple for a key"),             # its hash would exhaust the process's stack
-    (b"U\x01xcnumpy\ndtype\n(N}U\x04codeK\x01st" + b"bs", "holds no array"),   # a state that would set attributes
-])
-def test_a_pickle_cannot_reach_the_process_that_reads_it(tmp_path, program, says):
-    before = dict(vars(cifar_pickles.Dtype))
-    with pytest.raises(DataError, match=says):
-        archive = cifar(tmp_path, content=b"\x80\x02}" + program + b".")
-        cifar_pickles.lay_out([archive], tmp_path / "out", Card.load("cifar10"))
-    assert dict(vars(cifar_pickles.Dtype)) == before
+def read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    return cifar_pickles.read(path, 10)
+
+
+PIXELS = np.zeros((2, 3072), np.uint8)
 
 
 @pytest.mark.parametrize(("value", "text"), [
-    (lambda mark: Calls(os.system, f"touch {mark}"), r"posix\.system"),
-    (lambda mark: Calls(eval, f"open({str(mark)!r}, 'w')"), r"builtins\.eval"),
-    (lambda mark: Calls(open, str(mark), "w"), r"io\.open"),
-    (lambda mark: Calls(subprocess.getoutput, f"touch {mark}"), r"subprocess\.getoutput"),
-    (lambda mark: Calls(getattr, mark, "touch"), r"builtins\.getattr"),
-    (lambda mark: np.array([Calls(os.system, f"touch {mark}")], dtype=object), r"numpy\.dtype\('O8'\)"),
-    (lambda mark: np.array([None, 1], dtype=object), r"numpy\.dtype\('O8'\)"),
-    (lambda mark: np.zeros((2, 3072), np.float32), r"numpy\.dtype\('f4'\)"),
-    (lambda mark: np.zeros(3, [("a", "u1")]), r"numpy\.dtype\('V1'\)"),
-    (lambda mark: np.float64(1), r"numpy\.core\.multiarray\.scalar"),
+    ({"data": Calls(os.system, "touch hacked")}, "posix.system"),
+    ({"data": Calls(eval, HACK)}, "builtins.eval"),
+    ({"data": Calls(open, "hacked", "w")}, "io.open"),
+    ({"data": Calls(getattr, "x", "upper")}, "builtins.getattr"),
+    ({"data": np.array([Calls(os.system, "touch hacked")], dtype=object)}, "numpy.dtype('O8')"),
+    ({"data": np.zeros((2, 3072), np.float32)}, "numpy.dtype('f4')"),
+    ({"data": np.zeros(3, [("a", "u1")])}, "numpy.dtype('V1')"),
+    ({"data": np.float64(1)}, "numpy.core.multiarray.scalar"),
+    ({"data": np.asfortranarray(PIXELS)}, "an array of something else than bytes"),
+    (b"\x80\x02cos\nsystem\n(U\x0ctouch hackedtR.", "os.system"),
+    (b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n(cnumpy\ndtype\nK\x01K\x01tR.", "an array of another class"),
+    (b"\x80\x02}cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00K\x01tR(K\x01K\x03K\x01K\x00U\x03abctb.",
+     "an array of something else than bytes"),
+    (b"\x80\x02cnumpy\ndtype\n(" + laughs() + b"tR.", "a numpy.dtype that has no name"),
+    (b"\x80\x02}(" + laughs() + b"K\x01u.", "a list for a key"),
+    (b"\x80\x02})" + b"\x85" * 200_000 + b"Ns.", "a tuple for a key"),    # its hash would exhaust the process's stack
 ])
-def test_a_pickle_that_asks_for_more_than_bytes_is_refused_and_nothing_runs(tmp_path, value, text):
-    mark = tmp_path / "ran"
-    with pytest.raises(DataError, match=f"data_batch_2 is refused: it asks for .*({text})") as caught:
-        cifar_pickles.lay_out([cifar(tmp_path, data=value(mark))], tmp_path / "out", Card.load("cifar10"))
-    assert not mark.exists() and "\n" not in str(caught.value)
+def test_a_pickle_that_asks_for_more_than_bytes_is_refused_and_nothing_runs(tmp_path, value, text, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = put(tmp_path / "data_batch_2", value if isinstance(value, bytes) else lambda to: python2_pickle(to, value))
+    told = refusal(read_batch, path, DataError)
+    assert told.startswith("cifar-10-batches-py/data_batch_2 is refused: it asks for ") and text in told
 
 
-def test_a_pickle_of_a_few_bytes_claims_no_gigabytes(tmp_path):
-    # LONG_BINPUT 2**24: the unpickler in C makes room for twice as many entries.
-    archive = cifar(tmp_path, content=b"\x80\x02}r\x00\x00\x00\x01.")
-    tracemalloc.start()
-    with pytest.raises(DataError, match="holds no array"):
-        cifar_pickles.lay_out([archive], tmp_path / "out", Card.load("cifar10"))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 50_000_000
-
-
-@pytest.mark.parametrize(("changes", "text"), [
-    ({"data": np.zeros((2, 3000), np.uint8)}, "holds no array of 3072 bytes an image"),
-    ({"data": np.zeros(6144, np.uint8)}, "holds no array"),
-    ({"data": np.asfortranarray(np.zeros((2, 3072), np.uint8))}, "asks for an array of something else than bytes"),
-    ({"data": [1, 2]}, "holds no array"),
-    ({"labels": [1]}, "one label for each of its 2 images"),
-    ({"labels": "ab"}, "one label for each"),
-    ({"labels": [0, 10]}, r"labels outside 0\.\.9"),
-    ({"labels": [0, -1]}, r"labels outside 0\.\.9"),
-    ({"labels": [0, True]}, r"labels outside 0\.\.9"),
-    ({"labels": [0, "cat"]}, r"labels outside 0\.\.9"),
-    ({"content": b""}, "is damaged"),
-    ({"content": b"\x80\x02}"}, "is damaged"),
-    ({"content": b"not a pickle"}, "is damaged"),
-    ({"content": b"\x80\x02]."}, "holds no dictionary"),
+@pytest.mark.parametrize(("value", "text"), [
+    (b"", "is damaged (EOFError)"), (b"\x80\x02}", "is damaged"), (b"not a pickle", "is damaged"),
+    (b"(ios\nsystem\n.", "is damaged"), (b"\x80\x02\x82\x01.", "is damaged"),           # an instance, an extension
+    (b"\x80\x02X\xff\xff\xff\xff.", "is damaged"), (b"\x80\x02\x8b\xff\xff\xff\x7f.", "is damaged"),     # 4 GB, 2 GB
+    (b"\x80\x02].", "holds no dictionary"), (b"\x80\x02" + b"]" * 9999 + b"a" * 9998 + b".", "holds no dictionary"),
+    (b"\x80\x02}.", "holds no array of 3072 bytes an image"),
+    # LONG_BINPUT 2**31 - 1: the unpickler in C makes room for twice as many entries.
+    (b"\x80\x02}r\xff\xff\xff\x7f.", "holds no array"),
+    ({"data": [1, 2]}, "holds no array"), ({"data": np.zeros((2, 3000), np.uint8)}, "holds no array"),
+    ({"data": np.zeros(6144, np.uint8)}, "holds no array"), ({"data": PIXELS}, "one label for each of its 2 images"),
+    ({"data": PIXELS, "labels": [1]}, "one label for each"), ({"data": PIXELS, "labels": "ab"}, "one label for each"),
+    *[({"data": PIXELS, "labels": [0, label]}, "labels outside 0..9") for label in (10, -1, True, "cat", 1.0)],
 ])
-def test_a_batch_that_is_not_what_it_should_be_is_told(tmp_path, changes, text):
-    with pytest.raises(DataError, match=text) as caught:
-        cifar_pickles.lay_out([cifar(tmp_path, **changes)], tmp_path / "out", Card.load("cifar10"))
-    assert "data_batch_2" in str(caught.value)
+def test_a_batch_that_is_not_what_it_should_be_is_told(tmp_path, value, text):
+    path = put(tmp_path / "data_batch_2", value if isinstance(value, bytes) else lambda to: python2_pickle(to, value))
+    told = refusal(read_batch, path, DataError)
+    assert text in told and "data_batch_2" in told
+
+
+def test_a_batch_gives_its_pixels_and_labels(tmp_path):
+    rows = np.random.default_rng(0).integers(0, 256, (2, 3072), np.uint8)
+    images, labels = read_batch(python2_pickle(tmp_path / "x", {"data": rows, "labels": [0, 9]}))
+    assert images.shape == (2, 32, 32, 3) and labels.tolist() == [0, 9]
+    assert np.array_equal(images[1, 2, 3], rows[1].reshape(3, 32, 32)[:, 2, 3])
+
+
+def test_a_pickle_may_have_as_many_instructions_as_its_bound(tmp_path, monkeypatch):
+    path = python2_pickle(tmp_path / "x", {"data": PIXELS, "labels": [0, 9]})
+    program = Program(path.read_bytes())
+    cifar_pickles.Unpickler(program, encoding="latin1").load()
+    monkeypatch.setattr(limits, "MAX_PICKLE_READS", program.reads)
+    assert len(read_batch(path)[1]) == 2
+    monkeypatch.setattr(limits, "MAX_PICKLE_READS", program.reads - 1)
+    assert "it asks for too many objects" in refusal(read_batch, path, DataError)
+
+
+def test_a_batch_may_be_as_large_as_its_bound(tmp_path, monkeypatch):
+    path = python2_pickle(tmp_path / "x", {"data": PIXELS, "labels": [0, 9]})
+    monkeypatch.setattr(limits, "MAX_CIFAR_BYTES", path.stat().st_size)
+    assert len(read_batch(path)[1]) == 2
+    monkeypatch.setattr(limits, "MAX_CIFAR_BYTES", path.stat().st_size - 1)
+    assert "is too large for a batch" in refusal(read_batch, path, DataError)
+
+
+def test_a_pickle_cannot_change_the_stand_ins(tmp_path):
+    before = dict(vars(cifar_pickles.Dtype))
+    program = b"\x80\x02}U\x01xcnumpy\ndtype\n(N}U\x04codeK\x01stbs."        # a state that would set attributes
+    assert "holds no array" in refusal(read_batch, put(tmp_path / "x", program), DataError)
+    assert dict(vars(cifar_pickles.Dtype)) == before
 
 
 def test_an_array_whose_shape_and_bytes_disagree_is_told(tmp_path):
-    good = python2_pickle(tmp_path / "good", {"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1]}).read_bytes()
-    wrong = good.replace(b"M\x00\x0c", b"M\x01\x0c")  # BININT2 3072 -> 3073
-    assert wrong != good
-    with pytest.raises(DataError, match="is damaged"):
-        cifar_pickles.lay_out([cifar(tmp_path, content=wrong)], tmp_path / "out", Card.load("cifar10"))
+    path = python2_pickle(tmp_path / "x", {"data": PIXELS, "labels": [0, 1]})
+    path.write_bytes(patched(path.read_bytes(), b"M\x00\x0c", b"M\x01\x0c"))      # BININT2 3072 -> 3073
+    assert "is damaged" in refusal(read_batch, path, DataError)
 
 
-def test_class_names_that_arent_the_cards_are_told(tmp_path):
-    archive = cifar(tmp_path, name="batches.meta", content=b"\x80\x02}U\x0blabel_names]U\x03../as.")
-    with pytest.raises(DataError, match=r"names the classes \.\./, but its card airplane, automobile"):
+LONG = b"U\x63" + b"x" * 99
+
+
+@pytest.mark.parametrize(("names", "told"), [
+    (b"]U\x03../a", "../"), (b"]U\x04\x1b[2Ja", "\x1b[2J"), (b"N", "that are no names"),
+    (laughs(), "that are no names"),
+    (b"]" * 9999 + b"a" * 9998, "that are no names"), (b"](" + LONG + LONG + b"e", f"{'x' * 99}, {'x' * 99}"),
+    (b"](" + LONG + LONG + b"U\x01xe", f"{'x' * 99}, {'x' * 99}...")])
+def test_class_names_that_arent_the_cards_are_told(tmp_path, names, told):
+    archive = cifar(tmp_path, name="batches.meta", content=b"\x80\x02}U\x0blabel_names" + names + b"s.")
+    with pytest.raises(DataError, match=re.escape(f"names the classes {told}, but its card airplane, automobile")):
         cifar_pickles.lay_out([archive], tmp_path / "out", Card.load("cifar10"))
 
 
@@ -335,17 +397,32 @@ def test_a_top_folder_is_stripped_and_a_devkit_unpacked_with_or_without_its_own(
                      "val/a/2.jpg"]
 
 
-@pytest.mark.parametrize("missing", ["train", "val"])
-def test_an_archive_without_a_split_is_told(tmp_path, missing):
-    members = [(f"data/{name}", content) for name, content in IMAGES if not name.startswith(missing)]
+@pytest.mark.parametrize(("members", "says"), [
+    ([("data/train/a/1.jpg", b"1")], "x.zip should hold a folder val/, at the top or one folder below"),
+    ([("data/val/a/2.jpg", b"2")], "x.zip should hold a folder train/"),
+    ([("train", b""), IMAGES[1]], "x.zip should hold a folder train/"), ([], "x.zip should hold a folder train/"),
+    ([("x/y/train/a/1.jpg", b"1"), ("x/y/val/a/2.jpg", b"2")], "x.zip should hold a folder train/"),
+])
+def test_an_archive_without_a_split_is_told(tmp_path, members, says):
     archive = make_zip(tmp_path / "x.zip", members)
-    with pytest.raises(DataError, match=rf"x\.zip should hold a folder {missing}/"):
+    with pytest.raises(DataError, match=says):
         image_archive.lay_out([archive], tmp_path / "out", Card.load("imagenet-subset"))
 
 
-def test_a_hostile_devkit_inside_an_honest_archive_is_refused(tmp_path):
-    devkit = make_tar(tmp_path / "devkit", [("../../evil", b"")])
-    archive = make_zip(tmp_path / "x.zip", [*IMAGES, ("ILSVRC2012_devkit_t12.tar.gz", devkit.read_bytes())])
-    with pytest.raises(DataError, match="climbs out"):
+def test_two_archives_of_one_data_set_are_put_together_and_may_not_meet(tmp_path):
+    archives = [make_zip(tmp_path / "1.zip", IMAGES[:1]), make_zip(tmp_path / "2.zip", IMAGES[1:])]
+    image_archive.lay_out(archives, tmp_path / "out", Card.load("imagenet-subset"))
+    assert sorted(path.name for path in tmp_path.glob("out/*/*/*")) == ["1.jpg", "2.jpg"]
+    with pytest.raises(DataError, match=r"2\.zip holds 'val' as another file of imagenet-subset does; mend the card"):
+        image_archive.lay_out([*archives, archives[1]], tmp_path / "other", Card.load("imagenet-subset"))
+
+
+@pytest.mark.parametrize(("packed", "says"), [
+    (lambda path: make_tar(path, [("../../evil", b"")]), "climbs out"),
+    (lambda path: path.write_bytes(gzip.compress(bytes(100_000_000))), "unpacks to more than"),
+    (lambda path: path.write_bytes(b"hello"), "is no zip, tar or tar.gz")])
+def test_a_hostile_devkit_inside_an_honest_archive_is_refused(tmp_path, packed, says):
+    archive = make_zip(tmp_path / "x.zip", [*IMAGES, ("ILSVRC2012_devkit_t12.tar.gz", written(packed))])
+    with pytest.raises(DataError, match=says):
         image_archive.lay_out([archive], tmp_path / "out", Card.load("imagenet-subset"))
     assert not list(tmp_path.glob("**/evil"))

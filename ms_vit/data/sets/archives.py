@@ -109,6 +109,8 @@ def tar_members(archive: Path, write: Write | None) -> Iterator[Member]:
         stream = Bounded(content, archive)
         with tarfile.open(fileobj=stream, mode="r|", tarinfo=Header) as opened:  # type: ignore[call-overload]
             for info in opened:
+                if info.size > stream.limit:    # tarfile would look for its end in steps of 10 kB, for years
+                    raise too_large(archive)
                 # A sparse file can claim any size for a few bytes; archives of images have no use for them.
                 plain = info.isreg() and not info.issparse()
                 kind = "folder" if info.isdir() else "file" if plain else "link or device"
