@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ms_vit.errors import UserError, one_line
+from ms_vit.errors import UsageError, UserError, one_line
 
 VERBS = {
     "download": "fetch a data set, verify it and lay it out as train/ val/ infer/",
@@ -142,6 +142,13 @@ def remedy(error: Exception, parser: Any) -> str:
         if near := difflib.get_close_matches(unknown[1], known, n=1):
             return f'did you mean "{near[0]}"?'
     return f"see {parser.prog} --help"
+
+
+def at_least_one(**options: int | None) -> None:
+    """Raises UsageError where one of these options of a verb is below 1."""
+    for name, value in options.items():
+        if value is not None and value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
 
 
 def summary(function: Callable[..., Any]) -> str:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ms_vit import cli, signals
-from ms_vit.errors import UsageError
 from ms_vit.progress import say
 from ms_vit.recipe import Recipe
 
@@ -45,8 +44,7 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
         from ms_vit.runs.checkpoints import model_file
         from ms_vit.runs.results import results_folder, room_for
 
-        if workers is not None and workers < 1:
-            raise UsageError("--workers must be at least 1")
+        cli.at_least_one(batch_size=batch_size, workers=workers)
         weights, data = model_file(Path(checkpoint)), Path(data)
         out = Path(out or results_folder(weights) / "eval.json")
         with room_for(out):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ms_vit import cli, signals
-from ms_vit.errors import DataError, UsageError
+from ms_vit.errors import DataError
 from ms_vit.progress import say, track
 
 if TYPE_CHECKING:       # imported where they are used, so that a wrong option is told at once
@@ -53,8 +53,7 @@ def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path |
     from ms_vit.runs.checkpoints import model_file
     from ms_vit.runs.results import results_folder, room_for
 
-    if top_k < 1:
-        raise UsageError("--top-k must be at least 1")
+    cli.at_least_one(batch_size=batch_size, top_k=top_k)
     files: list[tuple[Path, str | Path]] = []       # and what each is called in the results
     for given in map(Path, images):
         files += [(file, file.relative_to(given)) for file in images_in(given)] if given.is_dir() else [

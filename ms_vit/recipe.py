@@ -33,7 +33,7 @@ AMOUNT = (lambda value: 0 <= value < float("inf"), "must be a number of at least
 BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("train.epochs", "train.batch_size", "train.accumulate", "train.log_every", "data.workers",
                      "checkpoint.every_epochs", "checkpoint.keep"), COUNT),
-    **dict.fromkeys(("train.ema", "loss.label_smoothing"), SHARE),
+    **dict.fromkeys((*(f"model.{key}" for key in SHARES), "train.ema", "loss.label_smoothing"), SHARE),
     **dict.fromkeys(("augment.crop_pct", "optimizer.layer_decay"), PART),
     **dict.fromkeys(("augment.mixup", "optimizer.lr", "optimizer.eps", "optimizer.weight_decay", "optimizer.clip_norm",
                      "schedule.warmup_epochs", "schedule.min_lr", "checkpoint.every_minutes"), AMOUNT),

@@ -163,6 +163,7 @@ def test_a_card_without_a_value_is_told(tmp_path):
 def test_a_card_at_the_bounds_is_read(tmp_path, changes):
     card = Card.load(write(tmp_path, **changes))
     values = dataclasses.asdict(card) | {"mean": list(card.mean), "std": list(card.std)}
+    values["files"] = [{key: value for key, value in file.items() if value} | {"bytes": 0} for file in values["files"]]
     assert {key: values[key] for key in changes} == changes
 
 

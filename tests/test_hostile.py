@@ -41,7 +41,8 @@ from ms_vit.weights.files import ModelSpec, save_parameters
 from ms_vit.weights.loading import read_pretrained
 
 SMALL = {"image_size": 16, "patch_size": 4, "num_classes": 2, "dim": 24, "depth": 2, "num_heads": 3, "mlp_dim": 40}
-SPEC = ModelSpec(config=ViTConfig(**SMALL), labels=Labels(["a", "b"], ["ant", "bee"]), preprocessing=Preprocessing(image_size=16))
+SPEC = ModelSpec(config=ViTConfig(**SMALL), labels=Labels(["a", "b"], ["ant", "bee"]),
+                 preprocessing=Preprocessing(image_size=16))
 TOUCH = packing.Calls(os.system, "touch ../hacked")
 ESCAPE = "\x1b[2J\rms-vit: all is well\nms-vit: yes"     # what would clear a terminal and write two lines of its own
 CARD = {"name": "mine", "title": "t", "format": "image-archive", "licence": "none", "classes": Card.load(

@@ -102,7 +102,7 @@ def test_a_batch_is_cut_into_equal_parts():
     ({"num_heads": 7}, "can't be split into num_heads 7"),
     ({"dim": 16_384, "depth": 512, "num_heads": 1}, "weights, more than 30,000,000,000"),
     ({"stem": [0, 0, 0, 0]}, "stem must be"),
-    ({"stem": [8]}, "a stem of 1 stages makes patches of 2 pixels, not 16"),
+    ({"stem": [8]}, "a stem of 1 stages, each halving the image, makes patches of 2 pixels, not 16"),
 ])
 def test_a_network_that_cannot_be_is_refused_before_it_is_built(model, says):
     with pytest.raises(UsageError, match=says):

@@ -43,7 +43,7 @@ class Predictor:
     def __init__(self, checkpoint: str | Path, *, model: str | None = None, device: str | None = None,
                  batch_size: int = 32, engine: str = "mindspore"):
         if batch_size < 1:
-            raise UsageError("--batch-size must be at least 1")
+            raise UsageError("batch_size must be at least 1")
         self.weights = model_file(Path(checkpoint))
         self.logits, self.spec = load_engine(engine, self.weights, model, device=device, batch_size=batch_size)
         self.batch_size = batch_size
