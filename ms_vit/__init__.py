@@ -9,7 +9,7 @@ import sys
 import types
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _VERBS = ("download", "check", "train", "eval", "infer", "export")
 _HOME = {verb: f"ms_vit.{verb}" for verb in _VERBS} | {
