@@ -2,22 +2,21 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from ms_vit import cli, signals
 from ms_vit.errors import DataError
 from ms_vit.progress import say, track
 
 if TYPE_CHECKING:       # imported where they are used, so that a wrong option is told at once
-    import numpy as np
-    from PIL import Image
+    from concurrent.futures import ThreadPoolExecutor
 
-    from ms_vit.inference.predictor import Predictor
-    from ms_vit.reports.gallery import Drawing
+    from ms_vit.inference.predictor import Prediction, Predictor
+    from ms_vit.reports.gallery import Drawing, Places
 
 
 @dataclass
@@ -63,60 +62,85 @@ def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path |
 
     weights = model_file(Path(checkpoint))
     out = Path(out or results_folder(weights) / "predictions")
-    failed: list[str] = []
     with room_for(out / "predictions.jsonl"):
         predictor = Predictor(weights, model=model, device=device, batch_size=batch_size, engine=engine)
         with (out / "predictions.jsonl").open("w") as lines, thread_pool() as pool:
-
-            def drawings() -> Iterator["Drawing"]:
-                """What is to be drawn, once it is known; lists and tells each picture on the way."""
-                places = Places(out / "gallery.png")
-                looks = in_order(pool, lambda entry: look(predictor, entry[0]), files, batch_size)
-                for start in track(range(0, len(files), batch_size), "predicting", "batches"):
-                    batch = list(zip(files[start:start + batch_size], islice(looks, batch_size), strict=True))
-                    for (file, _), found in batch:
-                        if isinstance(found, DataError):
-                            failed.append(str(found))
-                            say(f"left out: {found}")
-                            lines.write(json.dumps({"image": str(file), "error": str(found)}) + "\n")
-                    seen = [(file, name, found) for (file, name), found in batch if not isinstance(found, DataError)]
-                    answers = predictor.answer([found.ready for _, _, found in seen], top_k)
-                    for (file, name, found), answer in zip(seen, answers, strict=True):
-                        told = {"image": str(file), "predictions": [asdict(prediction) for prediction in answer]}
-                        lines.write(json.dumps(told) + "\n")
-                        best = answer[0]
-                        say(f"{file}: {best.name} {100 * best.probability:.1f} % ({best.index})")
-                        yield Drawing(places.free(out / name), found.shown, best.name, best.probability)
-
-            drawn = list(in_order(pool, Drawing.save, drawings(), AHEAD * cpu_count()))
+            listing = Listing(lines)
+            drawings = listing.drawings(answered(predictor, files, top_k, pool), out, Places(out / "gallery.png"))
+            drawn = list(in_order(pool, Drawing.save, drawings, AHEAD * cpu_count()))
     if not drawn:
-        raise DataError(f"none of {len(files)} files could be read as a picture: {failed[0]}")
+        raise DataError(f"none of {len(files)} files could be read as a picture: {listing.failed[0]}")
     contact_sheet(drawn, out / "gallery.png")
-    say(f"{len(drawn)} pictures named, {len(failed)} left out; annotated pictures and predictions.jsonl are in {out}")
-    return Inference(len(drawn), len(failed), out)
+    say(f"{len(drawn)} pictures named, {len(listing.failed)} left out; annotated pictures and predictions.jsonl are in "
+        f"{out}")
+    return Inference(len(drawn), len(listing.failed), out)
 
 
 @dataclass(frozen=True)
 class Look:
-    """A picture as the network wants it, [3, H, W] float32, and as it is shown."""
+    """A picture: its file and what it is called, as the network wants it, [3, H, W] float32, and as it is shown.
 
-    ready: "np.ndarray"
-    shown: "Image.Image"
-
-
-def look(predictor: "Predictor", file: Path) -> Look | DataError:
-    """Reads a picture; what comes back is small, so that of large photos no more are in memory than there are threads.
-
-    A picture that can't be read comes back as what is wrong with it.
+    error: what is wrong with one that can't be read.
     """
+
+    file: Path
+    name: str | Path
+    ready: Any = None       # np.ndarray
+    shown: Any = None       # PIL.Image.Image
+    error: str = ""
+
+
+def look(predictor: "Predictor", file: Path, name: str | Path) -> Look:
+    """Reads a picture; what comes back is small, so that no more large photos are in memory than there are threads."""
     from ms_vit.data.images import read_image
     from ms_vit.reports.gallery import fit
 
     try:
         picture = read_image(file)
     except DataError as error:
-        return error
-    return Look(predictor.prepare(picture), fit(picture))
+        return Look(file, name, error=str(error))
+    return Look(file, name, predictor.prepare(picture), fit(picture))
+
+
+def answered(predictor: "Predictor", files: Sequence[tuple[Path, str | Path]], top_k: int,
+             pool: "ThreadPoolExecutor") -> Iterator[tuple[Look, "list[Prediction]"]]:
+    """Each picture with its answer, batch by batch; those of a batch that can't be read come first, with none."""
+    from ms_vit.data.threads import in_order
+
+    size = predictor.batch_size
+    looks = in_order(pool, lambda entry: look(predictor, *entry), files, size)
+    for start in track(range(0, len(files), size), "predicting", "batches"):
+        batch = list(islice(looks, min(size, len(files) - start)))
+        yield from ((found, []) for found in batch if found.error)
+        seen = [found for found in batch if not found.error]
+        yield from zip(seen, predictor.answer([found.ready for found in seen], top_k), strict=True)
+
+
+class Listing:
+    """Lists each picture for people, and in predictions.jsonl, `lines`; `failed` says what was wrong with some."""
+
+    def __init__(self, lines: IO[str]):
+        self.lines = lines
+        self.failed: list[str] = []
+
+    def drawings(self, answers: "Iterable[tuple[Look, list[Prediction]]]", out: Path,
+                 places: "Places") -> "Iterator[Drawing]":
+        """What is to be drawn of these answers, each once it is told."""
+        from ms_vit.reports.gallery import Drawing
+
+        for found, answer in answers:
+            if found.error:
+                self.failed.append(found.error)
+                say(f"left out: {found.error}")
+                self.write({"image": str(found.file), "error": found.error})
+                continue
+            self.write({"image": str(found.file), "predictions": [asdict(prediction) for prediction in answer]})
+            best = answer[0]
+            say(f"{found.file}: {best.name} {100 * best.probability:.1f} % ({best.index})")
+            yield Drawing(places.free(out / found.name), found.shown, best.name, best.probability)
+
+    def write(self, entry: dict[str, Any]) -> None:
+        self.lines.write(json.dumps(entry) + "\n")
 
 
 def main(argv: list[str] | None = None) -> int:

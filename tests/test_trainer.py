@@ -10,16 +10,19 @@ import numpy as np
 import pytest
 from mindspore import nn
 from mindspore.train import Model
+from PIL import Image
 from test_resume import CHANGES, EPOCHS, STEPS, TIMES, explode, outcome, recipe, root, stop_at, unbroken  # noqa: F401
 
 import ms_vit
 from ms_vit.device import sink_size
 from ms_vit.distributed import World
 from ms_vit.errors import DataError, UsageError
+from ms_vit.recipe import Augment, Recipe
 from ms_vit.runs.checkpoints import Checkpoints, read_state
 from ms_vit.signals import Interrupted, Stop
 from ms_vit.training import trainer as module
-from ms_vit.training.trainer import Trainer
+from ms_vit.training.trainer import Trainer, preprocessing
+from ms_vit.weights.formats import Pretrained
 
 
 def without_times(run: Path) -> list[dict]:
@@ -215,3 +218,38 @@ def test_an_unknown_part_is_told_with_what_comes_nearest(key, name, says, root, 
         ms_vit.train(recipe(root, **{key: name}), tmp_path / "run")
     assert str(told.value) == says
     assert not (tmp_path / "run").exists()
+
+
+# --- whose mean and std, whose recipe
+
+CARD = "name: x\ntitle: x\nformat: digits\nlicence: none\nmean: [0.1, 0.2, 0.3]\nstd: [0.4, 0.5, 0.6]\n"
+
+
+@pytest.mark.parametrize(("recipe_has", "weights_have", "carded", "mean", "says"), [
+    ([0.7] * 3, [0.8] * 3, True, [0.7] * 3, "mean and std are the recipe's and the weights'"),
+    (None, [0.8] * 3, True, [0.8] * 3, "mean and std are the weights'"),
+    (None, None, True, [0.1, 0.2, 0.3], "mean and std are the card's"),
+    (None, None, False, [0.485, 0.456, 0.406], "mean and std are ImageNet's")])
+def test_mean_and_std_are_the_recipes_the_weights_the_cards_or_imagenets(recipe_has, weights_have, carded, mean, says,
+                                                                          tmp_path, capsys):
+    if carded:
+        (tmp_path / "card.yaml").write_text(CARD)
+    weights = Pretrained(format="x", arrays={}, config={}, labels=None,
+                         preprocessing={"mean": weights_have, "std": [1.0] * 3}) if weights_have else None
+    made = preprocessing(Augment(mean=recipe_has), 16, weights, tmp_path)
+    assert made.mean == mean and says in capsys.readouterr().err.splitlines()
+    assert made.std == ([1.0] * 3 if weights_have else [0.4, 0.5, 0.6] if carded else [0.229, 0.224, 0.225])
+
+
+@pytest.mark.parametrize(("size", "weights", "chosen"), [
+    ((64, 80), None, "default-small"), ((65, 80), None, "default-photos"), ((8, 8), "w.pth", "default-finetune")])
+def test_without_a_recipe_one_is_taken_that_suits(size, weights, chosen, tmp_path, capsys):
+    for name in ("a/1.png", "a/2.jpg", "b/3.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", size).save(tmp_path / name)
+    (tmp_path / "b/broken.png").write_bytes(b"no image")
+    changes = {"data.name": str(tmp_path), "train.epochs": 7} | ({"model.weights": Path(weights)} if weights else {})
+    recipe = Recipe.load("default", changes)
+    told = capsys.readouterr().err
+    assert f"by the recipe {chosen}: " in told and "train.epochs" not in told and "train.batch_size 32" in told
+    assert recipe == Recipe.load(chosen, changes) and recipe.train.epochs == 7
