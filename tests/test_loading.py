@@ -18,7 +18,7 @@ from ms_vit.errors import DataError, UserError
 from ms_vit.models.config import ViTConfig
 from ms_vit.models.vit import ViT
 from ms_vit.weights.files import ModelSpec
-from ms_vit.weights.loading import load_model, read_pretrained
+from ms_vit.weights.loading import load_model, load_weights, read_pretrained
 
 SMALL = {"image_size": 16, "patch_size": 4, "num_classes": 2, "dim": 24, "depth": 2, "num_heads": 3, "mlp_dim": 40}
 SPEC = json.loads(ModelSpec(config=ViTConfig(**SMALL), labels=Labels(["a", "b"], ["ant", "bee"]),
@@ -135,6 +135,16 @@ def test_what_is_written_is_read(arrays, tmp_path):
     assert {name: parameter.asnumpy().tobytes() for name, parameter in net.parameters_dict().items()} == {
         name: array.tobytes() for name, array in arrays.items()}
     assert json.loads(spec.to_json()) == SPEC
+
+
+def test_a_head_of_as_many_classes_in_another_order_has_its_rows_in_that_order(arrays, tmp_path):
+    head = np.random.default_rng(0).normal(size=(2, 24)).astype(np.float32)
+    path, net = ours(tmp_path, arrays | {"head.weight": head, "head.bias": head[:, 0].copy()}, SPEC), ViT(**SMALL)
+    for labels, order in ((Labels(["a", "b"], ["ant", "bee"]), [0, 1]), (Labels(["b", "a"], ["bee", "ant"]), [1, 0])):
+        report = load_weights(net, path, labels=labels)
+        assert np.array_equal(net.head.weight.asnumpy(), head[order])
+        assert np.array_equal(net.head.bias.asnumpy(), head[order, 0])
+        assert report.replaced == ([] if order == [0, 1] else ["head.weight", "head.bias"]) and report.resized == []
 
 
 # ------------------------------------------------------------------------- other libraries' weights, and their folders
