@@ -140,8 +140,7 @@ def test_layer_norm_and_its_gradients_equal_the_definition(form, mean):
 
 @pytest.mark.parametrize("epsilon", [1e-3, 1e-12])
 def test_layer_norm_equals_the_native_one_with_any_epsilon(form, epsilon):
-    norm = kernels.LayerNorm(24)
-    norm.set_epsilon(epsilon)
+    norm = kernels.LayerNorm(24, epsilon=epsilon)
     x = ms.Tensor(normal(6, 24, scale=0.05))
     close(norm(x), nn.LayerNorm((24,), epsilon=epsilon)(x).asnumpy())
 
