@@ -129,7 +129,7 @@ class Trainer(Callback):
         augmented = replace(prepared, transforms=self.recipe.augment.train)
         self.batches = Batches(self.layout.train, self.spec.labels, augmented, training=True, seed=train.seed, **how)
         self.validation = Batches(self.layout.val, self.spec.labels, prepared, training=False, **how)
-        self.final = Batches(self.layout.final, self.spec.labels, prepared, training=False, **how) \
+        self.final = Batches(self.layout.final, self.spec.labels, prepared, training=False, **how | {"keep": 0}) \
             if self.layout.final else None
         if self.state.images not in ("", self.batches.fingerprint):
             raise DataError(f"{self.layout.train.folder} has other images than when {self.run} was begun; bring those "
@@ -421,8 +421,8 @@ class Trainer(Callback):
 def data_folder(recipe: Recipe) -> Path:
     data = recipe.data.folder
     if not data.is_dir():
-        raise UsageError(f'no folder {recipe.data.root / recipe.data.name} with train/ and val/; run '
-                         f'"ms-vit download {recipe.data.name}", or give the path of your own by --data.name')
+        raise UsageError(f'no folder {recipe.data.root / recipe.data.name}; run "ms-vit download {recipe.data.name}", '
+                         "or give the path of your own images by --data.name")
     return data
 
 
