@@ -157,6 +157,9 @@ class Trainer(Callback):
             seed=self.world.seed(train.seed), reducer=self.world.reducer(learning),
             recent=min(train.log_every, MOST_RECENT))
         self.model = Model(self.step)
+        self.operators = compiled.library() if compiled.wanted() else None
+        self.graph = (f"{recipe.as_dict()} {config} {self.learning_rates.tolist()} {self.device} {self.precision} "
+                      f"{self.operators} {self.world}")       # all that decides what is compiled
         self.state_dicts = {MODEL: self.net.parameters_dict(), OPTIMIZER: self.step.state()}
         if self.averaged:
             self.state_dicts[AVERAGE] = dict(zip(self.state_dicts[MODEL], self.averaged.get_parameters(), strict=True))
@@ -195,19 +198,16 @@ class Trainer(Callback):
 
     def describe(self) -> None:
         """Says what is about to happen."""
-        operators = compiled.library() if compiled.wanted() else None
         prepared, title = self.spec.preprocessing, self.recipe.model.title
         parameters = sum(parameter.size for parameter in self.net.get_parameters())
         say(f"{title}: {parameters:,} parameters, {len(self.spec.labels)} classes, on {self.device} ({self.precision}, "
-            f"{'compiled' if operators else 'MindSpore'} kernels)")
+            f"{'compiled' if self.operators else 'MindSpore'} kernels)")
         say(f"{self.recipe.data.folder}: {self.batches.steps} training batches of {self.recipe.train.batch_size}, "
             f"{self.validation.steps} for validation")
         for name, transforms in (("train", self.recipe.augment.train), ("eval", prepared.transforms)):
             say(f"  {name}: " + " -> ".join(transforms))
         said = {key: value for key, value in prepared.names.items() if key in ("image_size", "resize_size")}
         say(f"  {', '.join(f'{key} {value}' for key, value in said.items())}, mean {prepared.mean}, std {prepared.std}")
-        self.graph = (f"{self.recipe.as_dict()} {self.spec.config} {self.learning_rates.tolist()} {self.device} "
-                      f"{self.precision} {operators} {self.world}")
 
     # --- training
 
@@ -270,6 +270,7 @@ class Trainer(Callback):
         elif self.world.size > 1:       # processes agree where all of them look
             return
         if number := self.world.most(self.stop.number):
+            self.look()                 # a divergence goes first
             raise Interrupted(number)
         minutes = (time.perf_counter() - self.saved) / 60
         if self.world.most(int(minutes >= self.recipe.checkpoint.every_minutes)):
