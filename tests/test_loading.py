@@ -115,6 +115,7 @@ def test_a_number_at_the_bound_may_be_in_a_transform():
     "a head of another width": ("head.weight", np.zeros((2, 25), np.float32), "has of another shape head.weight"),
     "positions of another width": ("pos_embed", np.zeros((1, 17, 25), np.float32), "has of another shape pos_embed"),
     "positions of no size": ("pos_embed", np.zeros((1, 1 << 40, 0), np.float32), "has of another shape pos_embed"),
+    "positions in no square": ("pos_embed", np.zeros((1, 9, 24), np.float32), "has of another shape pos_embed"),
     "a patch kernel of 700 x 700": ("patch_embed.proj.weight", np.zeros((24, 3, 700, 700), np.int8), "patch_embed"),
     "a tensor too many": ("x", np.zeros(1, np.float32), "has too many x"),
     "a block too many": ("blocks.2.norm1.bias", np.zeros(24, np.float32), "has too many blocks.2.norm1.bias"),
