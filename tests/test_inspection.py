@@ -17,6 +17,7 @@ from PIL import Image
 
 from ms_vit.data.images import read_image
 from ms_vit.data.inspection import inspect, look_at, unreadable
+from ms_vit.distributed import World
 from ms_vit.errors import DataError
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(
@@ -191,18 +192,21 @@ def test_of_sixteen_bits_the_high_ones_are_the_pixels(tmp_path):
 
 
 def test_the_images_that_cannot_be_read_are_kept_for_the_run(tmp_path):
-    for path, content in (("train/a/1.png", PNG), ("train/a/2.png", PNG[:99]), ("val/a/1.png", b"")):
-        put(tmp_path / path, content)
-    wanted = [tmp_path / "train/a/2.png", tmp_path / "val/a/1.png"]
-    assert unreadable(tmp_path, tmp_path) == wanted
-    (tmp_path / "train/a/2.png").write_bytes(PNG)
-    assert unreadable(tmp_path, tmp_path) == wanted
+    files = [tmp_path / path for path in ("train/a/1.png", "train/a/2.png", "val/a/1.png")]
+    for path, content in zip(files, (PNG, PNG[:99], b""), strict=True):
+        put(path, content)
+    assert unreadable(tmp_path, tmp_path, files, World(1, 2)) == files[1:]
+    assert not (tmp_path / "bad_images.json").exists()          # that process doesn't write
+    for content in (PNG[:99], PNG):
+        files[1].write_bytes(content)
+        assert unreadable(tmp_path, tmp_path, files, World()) == files[1:]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", b"\xff"])
 def test_a_kept_list_of_images_that_is_none_is_told(content, tmp_path):
     put(tmp_path / "bad_images.json", content)
-    assert "bad_images.json is no list of images" in refusal(lambda run: unreadable(tmp_path, run), tmp_path, DataError)
+    says = refusal(lambda run: unreadable(tmp_path, run, [], World()), tmp_path, DataError)
+    assert "bad_images.json is no list of images" in says
 
 
 @pytest.mark.parametrize("oddity", ODDITIES)
