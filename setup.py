@@ -44,8 +44,8 @@ setup(
     extras_require={
         **EXPORTS,
         "parity": PARITY,
-        "test": [*EXPORTS["onnx"], *PARITY, "hypothesis", "mypy", "pytest", "pytest-timeout", "ruff", "types-PyYAML",
-                 "types-tqdm"],
+        "test": [*EXPORTS["onnx"], *PARITY, "hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff",
+                 "types-PyYAML", "types-tqdm"],
     },
     entry_points={"console_scripts": ["ms-vit=ms_vit.cli:main"]},
 )

@@ -4,4 +4,5 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 install "[test]"
 cd "$root"
-exec "$VENV/bin/python" -m pytest "$@"
+# Two at a time, a file each: most of a test is the compiling of a graph, which takes one core.
+exec "$VENV/bin/python" -m pytest -n 2 --dist loadfile "$@"
