@@ -70,17 +70,41 @@ void pair_rows(const float* x, int64_t rows, int64_t columns, int64_t row, Pair*
     }
 }
 
+// 16 x 16 pairs, transposed (Eklundh 1972): each step swaps the off-diagonal quarters of all squares of side 2 s.
+inline void transpose(__m512i (&x)[16]) {
+  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#pragma GCC unroll 4
+  for (int s = 1; s < 16; s *= 2) {
+    const __mmask16 right = _mm512_test_epi32_mask(lanes, _mm512_set1_epi32(s));
+    const __m512i above = _mm512_mask_add_epi32(lanes, right, lanes, _mm512_set1_epi32(16 - s));  // 16 on: from the other
+    const __m512i below = _mm512_add_epi32(above, _mm512_set1_epi32(s));
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i)
+      if (!(i & s)) {
+        const __m512i upper = x[i], lower = x[i + s];
+        x[i] = _mm512_permutex2var_epi32(upper, above, lower);
+        x[i + s] = _mm512_permutex2var_epi32(upper, below, lower);
+      }
+  }
+}
+
 // x[rows <= PANEL, n], whose rows lie `row` apart -> a panel whose columns they are: pair p of row r is at to[p * PANEL + r].
+// Rows are filled up to whole vectors with zeros.
 void pair_across(const float* x, int64_t rows, int64_t n, int64_t row, Pair* to) {
-  const int64_t deep = pairs_of_row(n), wide = up(rows, 16);
-  const Room<Pair> flat(wide * deep);
-  for (int64_t r = 0; r < rows; ++r) pair_along(x + r * row, n, flat + r * deep);
-  std::fill(flat + rows * deep, flat + wide * deep, 0);
-  const __m512i lines = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  const __m512i index = _mm512_mullo_epi32(_mm512_set1_epi32(static_cast<int>(deep)), lines);
-  for (int64_t r = 0; r < wide; r += 16)
-    for (int64_t p = 0; 2 * p < n; ++p)
-      _mm512_storeu_si512(to + p * PANEL + r, _mm512_i32gather_epi32(index, flat + r * deep + p, 4));
+  for (int64_t r = 0; r < rows; r += 16)
+    for (int64_t c = 0; c < n; c += 32) {
+      __m512i square[16];
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) {
+        const float* at = x + (r + i) * row + c;
+        square[i] = r + i < rows ? rounded(some(at, n - c), some(at + 16, n - c - 16)) : _mm512_setzero_si512();
+      }
+      transpose(square);
+      const int64_t pairs = std::min<int64_t>(16, (n - c + 1) / 2);
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i)
+        if (i < pairs) _mm512_storeu_si512(to + (c / 2 + i) * PANEL + r, square[i]);
+    }
 }
 
 // --- products
