@@ -236,7 +236,7 @@ def test_in_bfloat16_a_stopped_run_ends_in_the_same_bits(root, tmp_path, monkeyp
     with pytest.raises(UsageError, match=r"train\.precision was bfloat16, is auto"):
         ms_vit.train(recipe(root, **{"train.epochs": 2}), tmp_path / "run")
 
-    images = np.random.default_rng(0).normal(size=(3, 3, 8, 8)).astype(np.float32)
+    images = np.random.default_rng(0).normal(size=(3, 3, 16, 16)).astype(np.float32)
     whole, rounded = (ms_vit.Predictor(tmp_path / "run", batch_size=4, precision=how).logits(images)
                       for how in ("float32", "bfloat16"))
     assert 0 < np.linalg.norm(rounded - whole) < 2**-5 * np.linalg.norm(whole)
