@@ -15,6 +15,7 @@ typedef uint32_t Pair;           // the first of two bfloat16 numbers is the low
 
 constexpr int64_t PANEL = 64;    // columns of a product whose sums are in registers at a time: 4 vectors
 constexpr int64_t TASK = 48;     // rows that a thread takes at a time: a multiple of 6, so of 2
+constexpr int64_t FEW = 256;     // rows: so few take less time than waking the threads a second time
 constexpr int64_t QUERIES = 96;  // query rows at a time, with twice BLOCK's cache, since numbers are half as long
 
 inline int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -185,6 +186,16 @@ KERNEL(dense_bfloat16) {
   const float *x = floats(addresses)[0], *weight = floats(addresses)[1], *bias = floats(addresses)[2];
   float* y = floats(addresses)[3];
   const int64_t m = shapes[0][0], k = shapes[0][1], n = shapes[1][0], pairs = (k + 1) / 2, deep = pairs_of_row(k);
+  if (m <= FEW) {
+    const Room<Pair> rows(m * deep);
+    for (int64_t i = 0; i < m; ++i) pair_along(x + i * k, k, rows + i * deep);
+    pieces(n, 48, [&](int64_t begin, int64_t end) {
+      const Room<Pair> panel(PANEL * pairs);
+      pair_across(weight + begin * k, end - begin, k, k, panel);
+      multiply({rows, deep, 1}, panel, 0, pairs, bias + begin, 0, y + begin, n, m, end - begin);
+    });
+    return 0;
+  }
   const Room<Pair> packed(up(n, PANEL) * pairs);
   pieces(n, PANEL, [&](int64_t begin, int64_t end) {
     pair_across(weight + begin * k, end - begin, k, k, packed + begin * pairs);
