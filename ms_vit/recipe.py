@@ -205,7 +205,7 @@ class Train:
         epochs: passes over the training images.
         batch_size: images a step.
         seed: fixes initial weights, order, augmentation and dropout.
-        precision: of matrix products - float32; bfloat16, about twice as fast on a CPU with AVX512-BF16, and not on
+        precision: of matrix products - float32; bfloat16, half again as fast on a CPU with AVX512-BF16, and not for
             GPU or Ascend so far; float16 with loss scaling, for Ascend and GPU. auto is float16 on Ascend and float32
             elsewhere.
         amp_level: precision in its former words - O0 is float32, O2 and O3 are float16.

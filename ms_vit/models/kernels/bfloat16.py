@@ -1,4 +1,4 @@
-"""Matrix products in bfloat16 on the CPU, by operators of our own (bfloat16.h): about twice as fast as in float32.
+"""Matrix products in bfloat16 on the CPU, by operators of our own (bfloat16.h).
 
 Only what enters a product is rounded, to 8 bits of mantissa; weights, gradients, sums and all between the products stay
 float32. MindSpore has no such kernels for the CPU. It is how a network computes and not what it is, so no ViTConfig
