@@ -26,7 +26,8 @@ setup(
     python_requires=">=3.10,<3.13",                 # what MindSpore has wheels for
     packages=[*find_packages(include=["ms_vit", "ms_vit.*"]), "ms_vit.datasets"],
     package_dir={"ms_vit.datasets": "datasets"},    # the cards live in the open, and are installed with the package
-    package_data={"ms_vit": ["recipes/*.yaml", "data/imagenet1k.txt", "models/kernels/compiled.cc"],
+    package_data={"ms_vit": ["recipes/*.yaml", "data/imagenet1k.txt", "models/kernels/*.cc",
+                              "models/kernels/*.h"],
                   "ms_vit.datasets": ["*.yaml", "*.md"]},
     install_requires=[
         "mindspore>=2.7,<2.11",

@@ -73,22 +73,29 @@ def on_mindspore(job: Job, net: Any, train_step: Callable[[], Any]) -> Running:
     return Running(step, f"MindSpore {ms.__version__}", parameters, job.batch, job.flops)
 
 
-def ours(job: Job) -> Running:
-    """As training/run.py and predictor.py put it together."""
+def ours(job: Job, *, precision: str = "float32") -> Running:
+    """As training/trainer.py and predictor.py put it together."""
     from ms_vit.device import use_device
+    from ms_vit.models.kernels.bfloat16 import computing_in
     from ms_vit.models.vit import ViT
     from ms_vit.training.losses import CrossEntropy
     from ms_vit.training.optimizers import Adam
     from ms_vit.training.step import TrainStep
 
     use_device("CPU")
-    net = ViT(job.shape)
+    with computing_in(precision):
+        net = ViT(job.shape)
 
     def train_step():
         optimizer = Adam(net.trainable_params(), np.array([LEARNING_RATE], np.float32), weight_decay=WEIGHT_DECAY)
         return TrainStep(net, CrossEntropy(LABEL_SMOOTHING), optimizer, clip_norm=CLIP_NORM)
 
     return on_mindspore(job, net, train_step)
+
+
+def ours_bf16(job: Job) -> Running:
+    """With matrix products in bfloat16."""
+    return ours(job, precision="bfloat16")
 
 
 def ours_plain(job: Job) -> Running:
@@ -229,6 +236,7 @@ CONTENDERS: dict[str, Callable[[Job], Running]] = {
     "sgemm-mindspore": sgemm_mindspore,
     "sgemm-torch": sgemm_torch,
     "ours": ours,
+    "ours-bf16": ours_bf16,
     "ours-plain": ours_plain,
     "ours-onnx": ours_onnx,
     "timm": timm,

@@ -41,8 +41,8 @@ def sink_size(device: str, steps: int, most: int) -> int:
     return max(size for size in range(1, min(steps, most) + 1) if steps % size == 0)
 
 
-def amp_level(level: str, device: str) -> str:
-    """What "auto" mixed precision means on a device: float16 where it is fast."""
-    if level != "auto":
-        return level
-    return "O2" if device == "Ascend" else "O0"
+def precision(asked: str, device: str) -> str:
+    """What precision "auto" means on a device: float16 where it is fast and common, else float32."""
+    if asked != "auto":
+        return asked
+    return "float16" if device == "Ascend" else "float32"

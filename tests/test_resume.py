@@ -23,6 +23,7 @@ from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.distributed import World
 from ms_vit.errors import DataError, UsageError
 from ms_vit.models.config import ViTConfig
+from ms_vit.models.kernels import bfloat16
 from ms_vit.models.vit import ViT
 from ms_vit.recipe import Recipe
 from ms_vit.runs import checkpoints
@@ -213,13 +214,33 @@ def test_a_run_killed_five_times_ends_in_the_same_bits(seed, root, unbroken, tmp
 @pytest.mark.chaos
 def test_in_half_precision_and_with_less_memory_a_stopped_run_ends_in_the_same_bits(root, tmp_path, monkeypatch):
     """With the scale of the loss, and dropout in blocks that run twice and in batches cut into parts."""
-    frugal = recipe(root, **{"train.amp_level": "O2", "train.accumulate": 2, "train.recompute": True})
+    frugal = recipe(root, **{"train.precision": "float16", "train.accumulate": 2, "train.recompute": True})
     ms_vit.train(frugal, tmp_path / "straight")
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         stop_at(8, patch)
         ms_vit.train(frugal, tmp_path / "run")
     ms_vit.train(frugal, tmp_path / "run")
     assert outcome(tmp_path / "run") == outcome(tmp_path / "straight")
+
+
+def test_in_bfloat16_a_stopped_run_ends_in_the_same_bits(root, tmp_path, monkeypatch, capsys):
+    if missing := bfloat16.what_is_missing():
+        pytest.skip(missing)
+    wanted = recipe(root, **{"train.precision": "bfloat16", "train.epochs": 2})
+    ms_vit.train(wanted, tmp_path / "straight")
+    assert "(bfloat16, compiled kernels)" in capsys.readouterr().err
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_at(8, patch)
+        ms_vit.train(wanted, tmp_path / "run")
+    ms_vit.train(wanted, tmp_path / "run")
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "straight")
+    with pytest.raises(UsageError, match=r"train\.precision was bfloat16, is auto"):
+        ms_vit.train(recipe(root, **{"train.epochs": 2}), tmp_path / "run")
+
+    images = np.random.default_rng(0).normal(size=(3, 3, 16, 16)).astype(np.float32)
+    whole, rounded = (ms_vit.Predictor(tmp_path / "run", batch_size=4, precision=how).logits(images)
+                      for how in ("float32", "bfloat16"))
+    assert 0 < np.linalg.norm(rounded - whole) < 2**-5 * np.linalg.norm(whole)
 
 
 @pytest.mark.chaos

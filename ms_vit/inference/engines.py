@@ -14,6 +14,7 @@ from mindspore import nn
 from ms_vit.caches import hash_of, is_sealed, sources
 from ms_vit.device import use_device
 from ms_vit.errors import UsageError
+from ms_vit.models.kernels.bfloat16 import computing_in
 from ms_vit.progress import say
 from ms_vit.weights.exports import Exporter, Source, exporter
 from ms_vit.weights.exports.checked import beside, compare
@@ -23,20 +24,26 @@ from ms_vit.weights.loading import load_model, network, read_model
 
 Logits = Callable[[np.ndarray], np.ndarray]
 ENGINES = ("mindspore", "onnx")
+PRECISIONS = ("float32", "bfloat16")
 
 
-def load_engine(name: str, weights: Path, model: str | None, *, device: str | None,
-                batch_size: int) -> tuple[Logits, ModelSpec]:
+def load_engine(name: str, weights: Path, model: str | None, *, device: str | None, batch_size: int,
+                precision: str = "float32") -> tuple[Logits, ModelSpec]:
     """The logits of a weight file's network by an engine, for up to `batch_size` images, and what goes with them.
 
-    Raises UsageError where there is no such engine, it isn't installed, or it doesn't run on `device`.
+    Raises UsageError where there is no such engine, it isn't installed, or it doesn't run on `device` in `precision`.
     """
     if name not in ENGINES:
         raise UsageError(f'no engine "{name}"; there are {", ".join(ENGINES)}')
+    if precision not in PRECISIONS:
+        raise UsageError(f'no precision "{precision}" to predict in; there are {", ".join(PRECISIONS)}')
     if name == "onnx":
+        if precision != "float32":
+            raise UsageError(f"--engine onnx computes in float32, not in {precision}; leave one of both out")
         return load_onnx(weights, model, device)
     use_device(device)
-    net, spec = load_model(weights, model)
+    with computing_in(precision):
+        net, spec = load_model(weights, model)
     return on_mindspore(net, batch_size), spec
 
 

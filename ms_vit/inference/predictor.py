@@ -35,17 +35,19 @@ class Predictor:
     model: the name of the network, for another library's weights: "vit_base_patch16_224".
     batch_size: pictures that go through the network at once; any number of pictures will do.
     engine: "mindspore", or "onnx" for ONNX Runtime; see engines.py.
+    precision: "float32", or "bfloat16" on a CPU with AVX512-BF16, which rounds what enters matrix products.
 
     Raises DataError where there is no whole checkpoint, or a picture can't be read, and UsageError where batch_size is
-    below 1.
+    below 1, or this machine can't do what is asked for.
     """
 
     def __init__(self, checkpoint: str | Path, *, model: str | None = None, device: str | None = None,
-                 batch_size: int = 32, engine: str = "mindspore"):
+                 batch_size: int = 32, engine: str = "mindspore", precision: str = "float32"):
         if batch_size < 1:
             raise UsageError("batch_size must be at least 1")
         self.weights = model_file(Path(checkpoint))
-        self.logits, self.spec = load_engine(engine, self.weights, model, device=device, batch_size=batch_size)
+        self.logits, self.spec = load_engine(engine, self.weights, model, device=device, batch_size=batch_size,
+                                             precision=precision)
         self.batch_size = batch_size
         self.operations = self.spec.preprocessing.operations()
 

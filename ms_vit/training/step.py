@@ -42,7 +42,7 @@ class TrainStep(nn.Cell):
     """(images [B, 3, H, W], labels [B]) -> the batch's mean loss and its gradients' joint norm; updates the parameters.
 
     clip_norm: bound of the gradients' joint norm, to which they are scaled (Pascanu et al. 2013); 0 leaves them alone.
-    scale_loss: for float16 (`amp_level` O2 and O3): scales the loss so that small gradients survive, leaves a step
+    scale_loss: for float16: scales the loss so that small gradients survive, leaves a step
         out whose gradients overflow, and adapts the scale (Micikevicius et al. 2018, sec. 3.2).
     recompute: run each block again in the backward pass instead of keeping what it computed.
     accumulate: micro-batches that a batch is cut into, one after the other; must divide B.

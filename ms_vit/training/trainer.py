@@ -20,13 +20,13 @@ from ms_vit.data.memory import memory_share
 from ms_vit.data.pipeline import Batches, naming_bad_images, numpy_batches
 from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.data.sets.cards import card_of
-from ms_vit.device import amp_level, cpu_count, sink_size
+from ms_vit.device import cpu_count, precision, sink_size
 from ms_vit.distributed import World
 from ms_vit.errors import DataError, UsageError
 from ms_vit.inference.engines import on_mindspore
 from ms_vit.inference.predictor import score
 from ms_vit.inference.scores import Scores
-from ms_vit.models.kernels import compiled
+from ms_vit.models.kernels import bfloat16, compiled
 from ms_vit.models.vit import ViT
 from ms_vit.progress import say
 from ms_vit.recipe import Augment, Recipe
@@ -67,6 +67,7 @@ class Trainer(Callback):
         self.device = device
         self.stop = stop
         self.world = world or World()
+        self.precision = precision(recipe.train.precision, device)
         self.checkpoints = Checkpoints(run)
         self.metrics = MetricsFile(run / "metrics.jsonl")
         self.state = TrainState()
@@ -74,7 +75,8 @@ class Trainer(Callback):
     def __call__(self) -> Training:
         """Trains, or goes on with what is there of the run; see ms_vit.train for what it raises."""
         data = data_folder(self.recipe)
-        with folder.locked(self.run, self.world), contextlib.ExitStack() as self.caches:
+        with bfloat16.computing_in(self.precision), folder.locked(self.run, self.world), \
+                contextlib.ExitStack() as self.caches:
             self.open(data)
             self.prepare_model(data)
             self.prepare_data(data)
@@ -145,13 +147,12 @@ class Trainer(Callback):
             recipe.optimizer.lr, train.epochs, self.batches.steps, recipe.schedule)
         learning = trainable(self.net.trainable_params(), recipe.optimizer.tune)
         self.optimizer = optimizers[recipe.optimizer.name](learning, self.learning_rates, recipe.optimizer)
-        self.precision = amp_level(train.amp_level, self.device)
-        if self.precision != "O0":
+        if self.precision == "float16":
             # In place; what it returns only casts logits, as the loss does.
-            ms.amp.auto_mixed_precision(self.net, self.precision)
+            ms.amp.auto_mixed_precision(self.net, "O2")
         self.step = TrainStep(
             self.net, losses[recipe.loss.name](recipe.loss), self.optimizer, clip_norm=recipe.optimizer.clip_norm,
-            scale_loss=self.precision != "O0", recompute=train.recompute, accumulate=train.accumulate,
+            scale_loss=self.precision == "float16", recompute=train.recompute, accumulate=train.accumulate,
             mixup=mixing(recipe.augment, len(self.learning_rates), config.num_classes, train.seed),
             average=Average(self.net, self.averaged, train.ema) if self.averaged else None,
             seed=self.world.seed(train.seed), reducer=self.world.reducer(learning),

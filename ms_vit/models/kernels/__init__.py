@@ -2,7 +2,8 @@
 
 This is the one place that knows about devices and about slow operators. The model (vit.py) reads the same everywhere.
 Each cell has up to three forms, chosen when it is made, so after the device is known: `fused`, compiled for this CPU
-(compiled.py); plain, from operators that are fast on every CPU; native, MindSpore's own fused ones, on GPU and Ascend.
+(compiled.py, bfloat16.py); plain, from operators that are fast on every CPU; native, MindSpore's own fused ones, on GPU
+and Ascend.
 """
 
 import math
@@ -12,7 +13,7 @@ from mindspore import Parameter, nn, ops
 from mindspore.common.initializer import Constant, HeUniform, initializer
 
 from ms_vit.models.config import GeluKind
-from ms_vit.models.kernels import compiled
+from ms_vit.models.kernels import bfloat16, compiled
 from ms_vit.models.kernels.dropout import Dropout as Dropout
 from ms_vit.models.kernels.dropout import DropPath as DropPath
 
@@ -26,12 +27,16 @@ class Linear(nn.Cell):
 
     def __init__(self):
         super().__init__()
+        self.fused = bfloat16.Linear() if bfloat16.wanted() else None
         self.plain = PlainLinear() if on("CPU") else None
         self.matmul = ops.MatMul(transpose_b=True)
 
     def construct(self, x, weight, bias):
-        if self.plain is not None and x.dtype == ms.float32:
-            return self.plain(x, weight, bias)
+        if x.dtype == ms.float32:
+            if self.fused is not None:
+                return self.fused(x, weight, bias)
+            if self.plain is not None:
+                return self.plain(x, weight, bias)
         return ops.bias_add(self.matmul(x, weight), bias)
 
 
@@ -240,7 +245,8 @@ class Attend(nn.Cell):
         self.scores = ops.BatchMatMul(transpose_b=True)
         self.mix = ops.BatchMatMul()
         self.softmax = ops.Softmax(axis=-1)
-        self.fused = compiled.Attention(num_heads) if compiled.wanted() else None
+        form = bfloat16.Attention if bfloat16.wanted() else compiled.Attention
+        self.fused = form(num_heads) if compiled.wanted() else None
         # The fused operator of Ascend takes widths of a head that are multiples of 16, and no float32.
         self.flash = on("Ascend") and head_dim % 16 == 0 and head_dim <= 512
 

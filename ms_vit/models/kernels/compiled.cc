@@ -276,12 +276,9 @@ void pack_transposed(const Head& head, const float* from, int64_t row, float sca
     for (int64_t c = 0; c < head.dim; ++c) to[c * head.wide + n] = from[n * row + c] * scale;
 }
 
-// weights[rows, wide] = e^(q k^T - its row's largest) for a block of query rows, filled up with zeros; shares[rows] are the
+// weights[rows, wide] = e^(weights - its row's largest) for a block of query rows, filled up with zeros; shares[rows] are the
 // factors that make each row sum to 1.
-void attention_weights(const Head& head, int64_t first, int64_t rows, const float* k_transposed, float* weights,
-                       float* shares) {
-  multiply({head.q + first * head.row, head.row, 1}, k_transposed, head.wide, zeros(head.wide), 0, weights, head.wide,
-           rows, head.wide, head.dim);
+void softmax(const Head& head, int64_t rows, float* weights, float* shares) {
   for (int64_t r = 0; r < rows; ++r) {
     float* w = weights + r * head.wide;
     for (int64_t n = head.tokens; n < head.wide; ++n) w[n] = w[0];
@@ -291,6 +288,14 @@ void attention_weights(const Head& head, int64_t first, int64_t rows, const floa
     for (int64_t n = head.tokens; n < head.wide; ++n) w[n] = 0;
     shares[r] = 1.0f / sum;
   }
+}
+
+// The same of q k^T.
+void attention_weights(const Head& head, int64_t first, int64_t rows, const float* k_transposed, float* weights,
+                       float* shares) {
+  multiply({head.q + first * head.row, head.row, 1}, k_transposed, head.wide, zeros(head.wide), 0, weights, head.wide,
+           rows, head.wide, head.dim);
+  softmax(head, rows, weights, shares);
 }
 
 constexpr int64_t BLOCK = 48;  // query rows at a time: their weights for 200 tokens, 40 KB, stay in a core's own cache
@@ -578,3 +583,7 @@ KERNEL(attention_grad) {
   });
   return 0;
 }
+
+#ifdef __AVX512BF16__
+#include "bfloat16.h"
+#endif

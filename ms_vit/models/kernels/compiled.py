@@ -27,6 +27,7 @@ from ms_vit.models.config import GeluKind
 from ms_vit.progress import say
 
 SOURCE = Path(__file__).with_name("compiled.cc")
+INCLUDED = SOURCE.with_name("bfloat16.h")
 # Sums may be reordered, so that they run in vectors. -ffast-math would do more: infinities would go unnoticed, and the
 # whole process would flush denormal numbers to zero.
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math",
@@ -61,7 +62,8 @@ def library() -> Path | None:
         return None
     try:
         version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-        key = hashlib.sha256("\0".join([SOURCE.read_text(), version, *FLAGS, processor()]).encode()).hexdigest()[:16]
+        decides = [SOURCE.read_text(), INCLUDED.read_text(), version, *FLAGS, processor()]
+        key = hashlib.sha256("\0".join(decides).encode()).hexdigest()[:16]
         built = cache_folder() / f"kernels-{key}.so"
         if not built.is_file():
             build(compiler, built)
@@ -145,11 +147,14 @@ class Attention(Single):
     The matrix of attention weights never exists as a whole, as in FlashAttention (Dao et al. 2022).
     """
 
+    NAME = "attention"
+
     def __init__(self, num_heads: int):
         super().__init__()
         self.heads = Tensor([0.0] * num_heads, ms.float32)     # tells their number by its shape
-        self.forward = operator("attention", lambda qkv, h: [qkv[0], qkv[1], qkv[2] // 3], lambda qkv, h: qkv)
-        self.backward = operator("attention_grad", lambda qkv, h, out, dout: qkv, lambda qkv, h, out, dout: qkv)
+        self.forward = operator(self.NAME, lambda qkv, h: [qkv[0], qkv[1], qkv[2] // 3], lambda qkv, h: qkv)
+        self.backward = operator(f"{self.NAME}_grad", lambda qkv, h, out, dout: qkv,
+                                 lambda qkv, h, out, dout: qkv)
 
     def construct(self, qkv):
         return self.forward(qkv, self.heads)
