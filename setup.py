@@ -45,8 +45,9 @@ setup(
     extras_require={
         **EXPORTS,
         "parity": PARITY,
-        "test": [*EXPORTS["onnx"], *PARITY, "hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff",
-                 "types-PyYAML", "types-tqdm"],
+        "test": [*EXPORTS["onnx"], *PARITY, "hypothesis", "mypy", "pytest", "pytest-timeout",
+                 "pytest-xdist>=3.7",           # 3.7 brought --no-loadscope-reorder
+                 "ruff", "types-PyYAML", "types-tqdm"],
     },
     entry_points={"console_scripts": ["ms-vit=ms_vit.cli:main"]},
 )
