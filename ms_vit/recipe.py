@@ -279,7 +279,8 @@ class Recipe:
         chosen = default_recipe(changes) if name_or_file == DEFAULT else name_or_file
         values = schema.flatten(schema.read_yaml(recipe_file(chosen)), cls, str(chosen))
         if name_or_file == DEFAULT:
-            told = ", ".join(f"{key} {value}" for key, value in values.items() if key not in changes)
+            told = ", ".join(f"{key} {value}" for key, value in values.items()
+                             if key not in changes and not key.startswith("augment."))      # of which a run tells
             say(f"by the recipe {chosen}: {told}")
         recipe = schema.build(cls, nest(values | changes), str(chosen))
         recipe.validate()
