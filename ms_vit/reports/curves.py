@@ -17,8 +17,8 @@ def draw_curves(metrics: Path, out: Path, title: str) -> None:
         axes.plot([line[x] for line in lines], [scale * line[y] for line in lines], **style)
 
     plot(loss, steps, "step", "loss", lw=0.6, alpha=0.4, label="train, batch")
-    plot(loss, epochs, "step", "train_loss", label="train, epoch")
-    plot(loss, epochs, "step", "val_loss", label="validation")
+    plot(loss, epochs, "step", "train_loss", marker=".", label="train, epoch")
+    plot(loss, epochs, "step", "val_loss", marker=".", label="validation")
     loss.set(title="loss", xlabel="step")
     loss.legend(frameon=False)
 
