@@ -14,6 +14,7 @@ from mindspore import nn
 from ms_vit.caches import hash_of, is_sealed, sources
 from ms_vit.device import use_device
 from ms_vit.errors import UsageError
+from ms_vit.models.kernels import pack
 from ms_vit.models.kernels.bfloat16 import computing_in
 from ms_vit.progress import say
 from ms_vit.weights.exports import Exporter, Source, exporter
@@ -44,6 +45,7 @@ def load_engine(name: str, weights: Path, model: str | None, *, device: str | No
     use_device(device)
     with computing_in(precision):
         net, spec = load_model(weights, model)
+    pack(net)
     return on_mindspore(net, batch_size), spec
 
 

@@ -9,13 +9,14 @@ from typing import Any
 from mindspore import Parameter, nn, ops
 from mindspore.common.initializer import Normal, TruncatedNormal, XavierUniform, initializer
 
+from ms_vit.cell import TopCell
 from ms_vit.models import kernels
 from ms_vit.models.config import GeluKind, ViTConfig, configure, named
 
 
-def dense(inputs: int, outputs: int) -> kernels.Dense:
+def dense(inputs: int, outputs: int, *, for_product: bool = False) -> kernels.Dense:
     """A linear layer [..., inputs] -> [..., outputs], started as in the paper's own code: Xavier uniform, bias zero."""
-    return kernels.Dense(inputs, outputs, weight_init=XavierUniform(), bias_init="zeros")
+    return kernels.Dense(inputs, outputs, for_product=for_product, weight_init=XavierUniform(), bias_init="zeros")
 
 
 class ConvStage(nn.Cell):
@@ -68,12 +69,12 @@ class FeedForward(nn.Cell):
         super().__init__()
         self.fc1 = dense(dim, mlp_dim)
         self.fc2 = dense(mlp_dim, dim)
-        self.gelu = kernels.Gelu(gelu)
-        self.drop1, self.drop2 = kernels.Dropout(dropout), kernels.Dropout(dropout)
+        self.mlp = kernels.Mlp(gelu, dropout)
+        self.dropout = kernels.Dropout(dropout)
 
     def construct(self, x):
-        x = self.drop1(self.gelu(self.fc1(x)))                 # [B, N, M]
-        return self.drop2(self.fc2(x))                         # [B, N, D]
+        x = self.mlp(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+        return self.dropout(x)                                 # [B, N, D]
 
 
 class Attention(nn.Cell):
@@ -89,7 +90,7 @@ class Attention(nn.Cell):
         if head_dim is None and dim % num_heads:
             raise ValueError(f"width {dim} can't be split into {num_heads} heads; give head_dim")
         head_dim = head_dim or dim // num_heads
-        self.qkv = dense(dim, 3 * num_heads * head_dim)
+        self.qkv = dense(dim, 3 * num_heads * head_dim, for_product=True)
         self.attend = kernels.Attend(num_heads, head_dim, attention_dropout)
         self.proj = dense(num_heads * head_dim, dim)
         self.dropout = kernels.Dropout(dropout)
@@ -106,15 +107,21 @@ class EncoderBlock(nn.Cell):
                  attention_dropout: float = 0.0, drop_path: float = 0.0, layer_scale: bool = False,
                  gelu: GeluKind = "exact", epsilon: float = 1e-6):
         super().__init__()
-        self.norm1 = kernels.LayerNorm(dim, epsilon=epsilon)
+        self.norm1 = kernels.LayerNorm(dim, epsilon=epsilon, for_product=True)
         self.attn = Attention(dim, num_heads, head_dim=head_dim, dropout=dropout, attention_dropout=attention_dropout)
         self.ls1 = kernels.LayerScale(dim) if layer_scale else nn.Identity()
-        self.norm2 = kernels.LayerNorm(dim, epsilon=epsilon)
+        self.norm2 = kernels.LayerNorm(dim, epsilon=epsilon, for_product=True)
         self.mlp = FeedForward(dim, mlp_dim, dropout=dropout, gelu=gelu)
         self.ls2 = kernels.LayerScale(dim) if layer_scale else nn.Identity()
         self.drop_path1, self.drop_path2 = kernels.DropPath(drop_path), kernels.DropPath(drop_path)
+        self.fused = None if layer_scale else kernels.fused_block(num_heads, epsilon, gelu)
 
     def construct(self, x):
+        if self.fused is not None and not self.training:
+            attn, mlp = self.attn, self.mlp
+            return self.fused(x, self.norm1.weight, self.norm1.bias, attn.qkv.weight, attn.qkv.bias, attn.proj.weight,
+                              attn.proj.bias, self.norm2.weight, self.norm2.bias, mlp.fc1.weight, mlp.fc1.bias,
+                              mlp.fc2.weight, mlp.fc2.bias)
         x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
@@ -130,7 +137,7 @@ class TransformerEncoder(nn.SequentialCell):
         super().__init__([EncoderBlock(dim, num_heads, mlp_dim, drop_path=rate, **block) for rate in rates])
 
 
-class ViT(nn.Cell):
+class ViT(TopCell):
     """Vision Transformer: images [B, C, H, W], float32 and normalised -> logits [B, num_classes].
 
     `config` says all that it can be, and stays what it was built from.

@@ -4,6 +4,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, amp, nn, ops
 
+from ms_vit.cell import TopCell
 from ms_vit.models import kernels
 from ms_vit.models.kernels.dropout import follow
 from ms_vit.training.ema import Average
@@ -38,7 +39,7 @@ class Recent(nn.Cell):
         return ops.assign(self.rows, ops.concat((self.rows[1:], row)) if self.steps > 1 else row)
 
 
-class TrainStep(nn.Cell):
+class TrainStep(TopCell):
     """(images [B, 3, H, W], labels [B]) -> the batch's mean loss and its gradients' joint norm; updates the parameters.
 
     clip_norm: bound of the gradients' joint norm, to which they are scaled (Pascanu et al. 2013); 0 leaves them alone.

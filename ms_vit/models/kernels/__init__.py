@@ -23,21 +23,26 @@ def on(device: str) -> bool:
 
 
 class Linear(nn.Cell):
-    """x W^T + b: (x [M, in], W [out, in], b [out]) -> [M, out]."""
+    """x W^T + b: (x [..., in], W [out, in], b [out]) -> [..., out].
 
-    def __init__(self):
+    `for_product`: the result enters products alone, so where they are computed in bfloat16, it is bfloat16.
+    """
+
+    def __init__(self, *, for_product: bool = False):
         super().__init__()
-        self.fused = bfloat16.Linear() if bfloat16.wanted() else None
+        self.fused = bfloat16.Linear(rounded=for_product) if bfloat16.wanted() else None
         self.plain = PlainLinear() if on("CPU") else None
         self.matmul = ops.MatMul(transpose_b=True)
 
     def construct(self, x, weight, bias):
-        if x.dtype == ms.float32:
-            if self.fused is not None:
-                return self.fused(x, weight, bias)
-            if self.plain is not None:
-                return self.plain(x, weight, bias)
-        return ops.bias_add(self.matmul(x, weight), bias)
+        if self.fused is not None:
+            return self.fused(x, weight, bias)
+        rows = x.reshape(-1, x.shape[-1])
+        if self.plain is not None and x.dtype == ms.float32:
+            y = self.plain(rows, weight, bias)
+        else:
+            y = ops.bias_add(self.matmul(rows, weight), bias)
+        return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
 class PlainLinear(compiled.Single):
@@ -61,15 +66,14 @@ class PlainLinear(compiled.Single):
 
 
 class Dense(nn.Dense):
-    """A linear layer, [..., in] -> [..., out]."""
+    """A linear layer, [..., in] -> [..., out]; `for_product` as Linear's."""
 
-    def __init__(self, inputs: int, outputs: int, **start):
+    def __init__(self, inputs: int, outputs: int, *, for_product: bool = False, **start):
         super().__init__(inputs, outputs, **start)
-        self.linear = Linear()
+        self.linear = Linear(for_product=for_product)
 
     def construct(self, x):
-        y = self.linear(x.reshape(-1, x.shape[-1]), self.weight, self.bias)
-        return y.reshape(*x.shape[:-1], y.shape[-1])
+        return self.linear(x, self.weight, self.bias)
 
 
 class Gelu(nn.Cell):
@@ -128,14 +132,15 @@ class LayerNorm(nn.Cell):
     """Layer normalisation over the last axis (Ba et al. 2016): [..., D] -> [..., D].
 
     nn.LayerNorm calls its parameters gamma and beta and is about to change its default epsilon; this one carries
-    timm's names and timm's epsilon.
+    timm's names and timm's epsilon. `for_product` as Linear's.
     """
 
-    def __init__(self, dim: int, *, epsilon: float = 1e-6):
+    def __init__(self, dim: int, *, epsilon: float = 1e-6, for_product: bool = False):
         super().__init__()
         self.weight = Parameter(initializer("ones", (dim,)))
         self.bias = Parameter(initializer("zeros", (dim,)))
-        self.fused = compiled.LayerNorm(epsilon) if compiled.wanted() else None
+        form = bfloat16.LayerNorm if for_product and bfloat16.wanted() else compiled.LayerNorm
+        self.fused = form(epsilon) if compiled.wanted() else None
         self.normalize = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=epsilon)
 
     def construct(self, x):
@@ -231,7 +236,8 @@ class StridedConv(nn.Cell):
 class Attend(nn.Cell):
     """softmax(q k^T / sqrt(d)) v for each head (Vaswani et al. 2017, eq. 1): [B, N, 3 * H * d] -> [B, N, H * d].
 
-    The input holds the queries of all heads, then the keys, then the values. `dropout` acts on the softmax.
+    The input holds the queries of all heads, then the keys, then the values. `dropout` acts on the softmax. Where products
+    are computed in bfloat16, input and output are bfloat16; float32 is what attention with dropout gives.
     """
 
     def __init__(self, num_heads: int, head_dim: int, dropout: float = 0.0):
@@ -245,19 +251,22 @@ class Attend(nn.Cell):
         self.scores = ops.BatchMatMul(transpose_b=True)
         self.mix = ops.BatchMatMul()
         self.softmax = ops.Softmax(axis=-1)
-        form = bfloat16.Attention if bfloat16.wanted() else compiled.Attention
+        rounded = bfloat16.wanted()
+        form = bfloat16.Attention if rounded else compiled.Attention
         self.fused = form(num_heads) if compiled.wanted() else None
+        self.fused_type = ms.bfloat16 if rounded else ms.float32
         # The fused operator of Ascend takes widths of a head that are multiples of 16, and no float32.
         self.flash = on("Ascend") and head_dim % 16 == 0 and head_dim <= 512
 
     def construct(self, qkv):
         if self.rate == 0.0 or not self.training:
-            if self.fused is not None and qkv.dtype == ms.float32:
+            if self.fused is not None and qkv.dtype == self.fused_type:
                 return self.fused(qkv)
             if self.flash and qkv.dtype != ms.float32:
                 q, k, v = ops.split(qkv, self.width, axis=-1)
                 return ops.flash_attention_score(q, k, v, self.num_heads, scalar_value=self.scale)
-        return self.plain(qkv)
+        # MindSpore has few operators for bfloat16 on the CPU.
+        return self.plain(qkv.astype(ms.float32) if self.fused is not None else qkv)
 
     def plain(self, qkv):
         q, k, v = ops.split(qkv, self.width, axis=-1)                      # 3 x [B, N, H * d]
@@ -268,3 +277,32 @@ class Attend(nn.Cell):
     def heads(self, x):
         b, n, _ = x.shape
         return x.reshape(b, n, self.num_heads, self.head_dim).transpose(0, 2, 1, 3)
+
+
+class Mlp(nn.Cell):
+    """dropout(GELU(x W1^T + b1)) W2^T + b2: x [B, N, D], W1 [H, D], b1 [H], W2 [D, H], b2 [D] -> [B, N, D]."""
+
+    def __init__(self, gelu: GeluKind = "exact", dropout: float = 0.0):
+        super().__init__()
+        self.fused = bfloat16.Mlp(gelu) if bfloat16.wanted() else None
+        self.linear = Linear()
+        self.gelu = Gelu(gelu)
+        self.dropout = Dropout(dropout)
+
+    def construct(self, x, w1, b1, w2, b2):
+        if self.fused is not None and self.dropout.repeatable():
+            return self.fused(x, w1, b1, w2, b2, *self.dropout.origin())[0]
+        x = self.dropout(self.gelu(self.linear(x, w1, b1)))                # [B, N, H]
+        return self.linear(x, w2, b2)
+
+
+def fused_block(num_heads: int, epsilon: float, gelu: GeluKind) -> bfloat16.Block | None:
+    """A whole encoder block that predicts, as one operator, where there is one. It knows no layer scale."""
+    return bfloat16.Block(num_heads, epsilon, gelu) if bfloat16.wanted() else None
+
+
+def pack(net: nn.Cell) -> None:
+    """Has a network that will only predict keep its weights as products in bfloat16 read them, if it uses those."""
+    for _, cell in net.cells_and_names():
+        if isinstance(cell, Dense) and cell.linear.fused is not None:
+            cell.weight = Parameter(bfloat16.packed(cell.weight), name=cell.weight.name, requires_grad=False)

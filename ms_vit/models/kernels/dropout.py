@@ -26,7 +26,9 @@ class Dropout(nn.Cell):
         self.threshold = round(rate * 2**24)            # of 24 bits
         self.scale = 1 / (1 - rate)
         self.numbers = Tensor([self.threshold, self.scale], ms.float32)
+        self.nothing = Tensor([0, 1], ms.float32)       # `numbers` where nothing is dropped
         self.salt = Tensor([0, 0], ms.int32)
+        self.zero = Tensor([0], ms.int32)
         self.step = self.micro_batch = None
 
     def follow(self, step: Parameter, micro_batch: Parameter, salt: np.ndarray) -> None:
@@ -35,6 +37,16 @@ class Dropout(nn.Cell):
         # Past Cell's own __setattr__, which would make them parameters of the network.
         object.__setattr__(self, "step", step)
         object.__setattr__(self, "micro_batch", micro_batch)
+
+    def repeatable(self):
+        """Whether its masks can be drawn again, or it has none."""
+        return self.rate == 0.0 or not self.training or self.step is not None
+
+    def origin(self):
+        """What a mask that can be drawn again follows from, as compiled.Dropout takes it."""
+        if self.rate == 0.0 or not self.training:
+            return self.zero, self.zero, self.salt, self.nothing
+        return self.step, self.micro_batch, self.salt, self.numbers
 
     def construct(self, x):
         if self.rate == 0.0 or not self.training:
