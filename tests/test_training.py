@@ -1,4 +1,5 @@
 import time
+from contextlib import nullcontext
 
 import mindspore as ms
 import mindspore.dataset as ds
@@ -8,6 +9,7 @@ from mindspore import Parameter, nn
 from mindspore.train import Callback, Model
 
 from ms_vit.models.config import ViTConfig
+from ms_vit.models.kernels import compiled
 from ms_vit.models.vit import ViT
 from ms_vit.training.callbacks import DataWait
 from ms_vit.training.ema import Average
@@ -45,8 +47,9 @@ def adam_in_float64(w, gradients, rates, *, betas, eps, decay, decoupled):
     return w
 
 
+@pytest.mark.parametrize("form", ["fused", "plain"])
 @pytest.mark.parametrize("decoupled", [True, False])
-def test_adam_steps_as_in_the_papers(decoupled):
+def test_adam_steps_as_in_the_papers(decoupled, form):
     random = np.random.default_rng(0)
     matrix, bias = random.normal(size=(4, 3)), random.normal(size=3)
     gradients = [(random.normal(size=(4, 3)), random.normal(size=3)) for _ in range(5)]
@@ -54,9 +57,10 @@ def test_adam_steps_as_in_the_papers(decoupled):
     options = {"betas": (0.9, 0.95), "eps": 1e-2}       # a large eps shows where it is added
     params = [Parameter(ms.Tensor(matrix, ms.float32), name="weight"),
               Parameter(ms.Tensor(bias, ms.float32), name="bias")]
-    optimizer = Adam(params, rates, **options, weight_decay=0.1, decoupled=decoupled)
-    for pair in gradients:
-        optimizer(tuple(ms.Tensor(gradient, ms.float32) for gradient in pair))
+    with compiled.off() if form == "plain" else nullcontext():
+        optimizer = Adam(params, rates, **options, weight_decay=0.1, decoupled=decoupled)
+    for pair in gradients:                              # doubled, and halved by the factor
+        optimizer(tuple(ms.Tensor(2 * gradient, ms.float32) for gradient in pair), ms.Tensor(0.5, ms.float32))
 
     def expected(start, index, decay):
         return adam_in_float64(start, [pair[index] for pair in gradients], rates, **options, decay=decay,

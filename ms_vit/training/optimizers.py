@@ -1,7 +1,8 @@
 """How weights follow gradients: the optimisers that recipes name, and which parameters learn, and how fast.
 
-An optimiser is a Cell that takes the gradients of its `params`, a tuple in the same order. It keeps a `step` int32 [1]
-and a `lr_scale` float32 [1], a factor of every rate, and tells all that a resumed run needs of it by `state()`.
+An optimiser is a Cell that takes the gradients of its `params`, a tuple in the same order, and a factor of them all, a
+scalar, by which they are clipped. It keeps a `step` int32 [1] and a `lr_scale` float32 [1], a factor of every rate, and
+tells all that a resumed run needs of it by `state()`.
 """
 
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from ms_vit.models.kernels import compiled
 from ms_vit.recipe import Optimizer
 from ms_vit.registry import Registry
 from ms_vit.training.gradients import hyper_map
@@ -52,19 +54,26 @@ def trainable(params: list[Parameter], tune: str | int) -> list[Parameter]:
 
 adam = ops.Adam()
 update = ops.MultitypeFuncGraph("update")
+fused_update = ops.MultitypeFuncGraph("fused_update")
 
 
-@update.register("Tensor", "Tensor", "Tensor", "Number", "Number", "Tensor", "Bool",
+@update.register("Tensor", "Tensor", "Tensor", "Tensor", "Number", "Number", "Tensor", "Bool",
                  "Tensor", "Tensor", "Tensor", "Number", "Number", "Tensor")
-def _update(beta1_power, beta2_power, base_lr, beta1, beta2, eps, decoupled,
+def _update(factor, beta1_power, beta2_power, base_lr, beta1, beta2, eps, decoupled,
             param, moment1, moment2, scale, decay, gradient):
     lr = base_lr * scale
+    gradient = gradient * factor.astype(gradient.dtype)
     if decay != 0.0:
         if decoupled:
             ops.assign(param, param * (1 - lr * decay))
         else:
             gradient = gradient + decay * param
     return adam(param, moment1, moment2, beta1_power, beta2_power, lr, beta1, beta2, eps, gradient)[0]
+
+
+@fused_update.register("Function", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor")
+def _fused_update(fused, common, param, moment1, moment2, own, gradient):
+    return fused(param, moment1, moment2, gradient, common, own)
 
 
 class Adam(nn.Cell):
@@ -94,22 +103,31 @@ class Adam(nn.Cell):
         self.eps = eps
         self.scales = tuple(learning_rate_scale(param.name, params, layer_decay) for param in params)
         self.decay = tuple(weight_decay if decays(param) else 0.0 for param in params)
+        self.own = tuple(Tensor(pair, ms.float32) for pair in zip(self.scales, self.decay, strict=True))
         self.decoupled = decoupled
+        self.fused = compiled.Adam() if compiled.wanted() else None
 
     def state(self) -> list[Parameter]:
         """All that a resumed run needs."""
         return [self.step, self.lr_scale, *self.moment1, *self.moment2]
 
-    def construct(self, gradients):
+    def construct(self, gradients, factor):
         base_lr = (self.learning_rates[ops.minimum(self.step, self.last)] * self.lr_scale).reshape(())
         t = (self.step + 1).astype(ms.float32).reshape(())
         beta1_power = ops.pow(Tensor(self.beta1, ms.float32), t)
         beta2_power = ops.pow(Tensor(self.beta2, ms.float32), t)
-        # The kernel divides by sqrt(v) + eps before the bias correction, PyTorch and the paper after it.
-        eps = self.eps * ops.sqrt(1 - beta2_power)
-
-        rule = ops.partial(update, beta1_power, beta2_power, base_lr, self.beta1, self.beta2, eps, self.decoupled)
-        done = hyper_map(rule, self.params, self.moment1, self.moment2, self.scales, self.decay, gradients)
+        if self.fused is not None:
+            common = ops.stack((factor, base_lr, Tensor(self.beta1, ms.float32), Tensor(self.beta2, ms.float32),
+                                beta1_power, beta2_power, Tensor(self.eps, ms.float32),
+                                Tensor(float(self.decoupled), ms.float32)))
+            rule = ops.partial(fused_update, self.fused, common)
+            done = hyper_map(rule, self.params, self.moment1, self.moment2, self.own, gradients)
+        else:
+            # The kernel divides by sqrt(v) + eps before the bias correction, PyTorch and the paper after it.
+            eps = self.eps * ops.sqrt(1 - beta2_power)
+            rule = ops.partial(update, factor, beta1_power, beta2_power, base_lr, self.beta1, self.beta2, eps,
+                               self.decoupled)
+            done = hyper_map(rule, self.params, self.moment1, self.moment2, self.scales, self.decay, gradients)
         return ops.depend(ops.assign(self.step, self.step + 1), done)
 
 

@@ -8,7 +8,7 @@ from ms_vit.cell import TopCell
 from ms_vit.models import kernels
 from ms_vit.models.kernels.dropout import follow
 from ms_vit.training.ema import Average
-from ms_vit.training.gradients import Accumulated, Gradients, RecomputedGradients, hyper_map, scaled
+from ms_vit.training.gradients import Accumulated, Gradients, RecomputedGradients, hyper_map
 from ms_vit.training.mixing import Mixup
 
 
@@ -95,10 +95,10 @@ class TrainStep(TopCell):
         return ops.depend(loss, self.recent(loss, norm)), norm
 
     def apply(self, gradients, norm):
+        factor = Tensor(1.0, ms.float32)
         if self.clip_norm > 0:
-            factor = ops.minimum(self.clip_norm / (norm + 1e-6), Tensor(1.0, ms.float32))
-            gradients = hyper_map(ops.partial(scaled, factor), gradients)
-        done = self.optimizer(gradients)
+            factor = ops.minimum(self.clip_norm / (norm + 1e-6), factor)
+        done = self.optimizer(gradients, factor)
         if self.average is not None:
             done = self.average(ops.depend(self.optimizer.step, done))
         return done

@@ -187,7 +187,8 @@ void tile(Left a, const Pair* b, int64_t pairs, const float* start, int64_t star
     for (int v = 0; v < V; ++v) store(c + r * c_row + v * 16, v == V - 1 ? last : 0xffff, sum[r][v]);
 }
 
-// c[rows, columns] = start + a b for panels b that lie `panel` apart.
+// c[rows, columns] = start + a b for panels b that lie `panel` apart. The panel may be longer than a core's first cache: 6 rows
+// at a time, the second one brings it fast enough.
 template <class T>
 void multiply(Left a, const Pair* b, int64_t panel, int64_t pairs, const float* start, int64_t start_row, T* c,
               int64_t c_row, int64_t rows, int64_t columns) {
@@ -296,13 +297,12 @@ class WeightGradient {
   void weight(int64_t task, float* dweight) const {
     const int64_t top = task / columns_ * HIGH, left = task % columns_ * BROAD;
     float* to = dweight + top * k_ + left;
-    for (int64_t p = 0; p < down_; p += DEEP)
-      multiply({dys_ + p * wide_ + top, 1, wide_}, xs_ + left * down_ + p * PANEL, PANEL * down_, std::min(DEEP, down_ - p),
-               p ? to : nullptr, k_, to, k_, std::min(HIGH, n_ - top), std::min(BROAD, k_ - left));
+    multiply({dys_ + top, 1, wide_}, xs_ + left * down_, PANEL * down_, down_, nullptr, 0, to, k_, std::min(HIGH, n_ - top),
+             std::min(BROAD, k_ - left));
   }
 
  private:
-  static constexpr int64_t HIGH = 48, BROAD = 3 * PANEL, DEEP = 128;  // rows and columns for a task, pairs at a time
+  static constexpr int64_t HIGH = 48, BROAD = 3 * PANEL;  // rows and columns of a task
   const int64_t k_, n_, task_, tasks_, down_, wide_, columns_;
   const Room<Pair> xs_, dys_;
   const Room<float> sums_;

@@ -1,11 +1,12 @@
 // LayerNorm, GELU, attention, dropout and a convolution's windows for the CPU, each in one pass over memory, with the
-// gradients of all.
+// gradients of all, and Adam.
 //
 // MindSpore calls these through ops.Custom ("aot"); compiled.py builds this file and wraps them. Every function gets the
 // addresses and shapes of its inputs, then of its outputs, contiguous and float32 unless said; it returns 0.
 // Matrices are row-major. Every sum is taken in one order on any number of threads, so results don't depend on it.
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <condition_variable>
@@ -378,6 +379,32 @@ KERNEL(square_sum) {
   double sum = 0;
   for (const double part : sums) sum += part;
   floats(addresses)[1][0] = static_cast<float>(sum);
+  return 0;
+}
+
+// param [...], moment1 [...], moment2 [...], which are changed, gradient [...], common [8] (a factor of the gradient, learning
+// rate, beta1, beta2, these two to the power of the step, epsilon, 1 for AdamW and 0 for Adam), own [2] (a factor of the
+// rate, weight decay) -> done [1]
+//
+// As Adam of training/optimizers.py, in one pass over memory.
+KERNEL(adam) {
+  const auto [factor, base_rate, beta1, beta2, power1, power2, epsilon, decoupled] =
+      *reinterpret_cast<const std::array<float, 8>*>(addresses[4]);
+  const auto [scale, decay] = *reinterpret_cast<const std::array<float, 2>*>(addresses[5]);
+  float *param = floats(addresses)[0], *first = floats(addresses)[1], *second = floats(addresses)[2];
+  const float* gradient = floats(addresses)[3];
+  const float rate = base_rate * scale, shrink = 1 - rate * decay * decoupled, l2 = decay * (1 - decoupled);
+  const float correction = std::sqrt(1 - power2), step = rate * correction / (1 - power1), eps = epsilon * correction;
+  pieces(size_of(shapes[0], dims[0]), 16384, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float g = gradient[i] * factor + l2 * param[i];
+      const float m = first[i] + (g - first[i]) * (1 - beta1), v = second[i] + (g * g - second[i]) * (1 - beta2);
+      first[i] = m;
+      second[i] = v;
+      param[i] = param[i] * shrink - step * m / (std::sqrt(v) + eps);
+    }
+  });
+  floats(addresses)[6][0] = 1;
   return 0;
 }
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
+from mindspore.ops.signature import make_sig, sig_dtype, sig_rw
 
 from ms_vit.caches import cache_folder
 from ms_vit.device import cpu_count
@@ -96,6 +97,15 @@ def processor() -> str:
 def operator(name: str, shapes: Callable[..., Any], types: Callable[..., Any]) -> ops.Custom:
     """A function of compiled.cc; `shapes` and `types` tell its outputs' from its inputs'."""
     return ops.Custom(f"{library()}:{name}", out_shape=shapes, out_dtype=types, func_type="aot")
+
+
+def changing(custom: ops.Custom, changed: int, inputs: int) -> ops.Custom:
+    """An operator that changes the first `changed` of its inputs, which are Parameters; MindSpore keeps the order."""
+    custom.add_prim_attr("side_effect_mem", True)
+    custom.set_signatures(tuple(
+        make_sig(f"x{i}", sig_rw.RW_WRITE if i < changed else sig_rw.RW_READ, dtype=sig_dtype.T)
+        for i in range(inputs)))
+    return custom
 
 
 class Single(nn.Cell):
@@ -205,3 +215,19 @@ class SquareSum(Single):
 
     def construct(self, x):
         return self.forward(x)
+
+
+class Adam(nn.Cell):
+    """A step of Adam or AdamW in one pass, which changes its first three inputs; see training/optimizers.py.
+
+    (param [...], moment1 [...], moment2 [...], gradient [...], common [8], own [2]) -> done [1], float32. `common` are a
+    factor of the gradient, the learning rate, beta1, beta2, both to the power of the step, epsilon, and whether weight
+    decay is decoupled (1 or 0); `own` are a factor of the rate, and weight decay.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.change = changing(operator("adam", lambda p, m, v, g, c, o: [1], lambda p, m, v, g, c, o: p), 3, 6)
+
+    def construct(self, param, moment1, moment2, gradient, common, own):
+        return self.change(param, moment1, moment2, gradient, common, own)
