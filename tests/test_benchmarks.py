@@ -134,7 +134,7 @@ def test_a_worker_whose_turn_it_is_not_stands_still():
 
 
 @pytest.mark.parametrize(("arguments", "told"), [
-    (["--models", "huge"], 'no model "huge"; there are ti, cifar, b'),
+    (["--models", "huge"], 'no model "huge"; there are ti, ti1, s, b, cifar'),
     (["--contenders", "ours", "--python", "timm=python3"], "is no CONTENDER=PYTHON"),
     (["--python", "ours=/nowhere/python"], "there is no program /nowhere/python"),
     (["--rounds", "0"], "must be at least 1"),
