@@ -6,23 +6,25 @@ README's tables of figures are this module's output; tests/test_benchmarks.py ho
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.jobs import MODELS, Job, Mode
 from benchmarks.measure import Row, Spread
-from benchmarks.report import markdown, number
+from benchmarks.report import markdown, number, on
 from ms_vit import cli
 from ms_vit.errors import DataError
 from ms_vit.writing import write_whole
 
 FLOAT32 = ("timm",)                                     # whom to beat: eager, and
 BFLOAT16 = ("timm-bf16", "timm-bf16-compiled")          # the better of these
+OURS = {"ours": "MindSpore, float32", "ours-bf16": "MindSpore, bfloat16", "ours-openvino-bf16": "OpenVINO, bfloat16"}
 MODE_WORDS = {"train": "training", "infer": "inference"}
+OTHERS = ("torch", "timm", "openvino")                  # whose versions are told, besides the driver's
 NOT_MEASURED = "not measured"
-HEADER = ["what", "ours", "images/s", "times timm, float32", "aim", "times timm, bfloat16", "aim"]
-MEMORY_HEADER = ["peak memory of training, MiB", "precision", "ours", "timm", "ours by timm's", "aim"]
+HEADER = ["ms-vit", "by", "images/s", "times timm's in float32", "aim", "times timm's in bfloat16", "aim"]
+MEMORY_HEADER = ["peak memory", "in", "ms-vit, MiB", "timm, MiB", "ms-vit by timm", "aim"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,27 @@ class Cell:
     met: bool | None
 
 
-Result = list[tuple[Job, dict[str, Row]]]       # of one recorded comparison: each job, and its rows by contender
+@dataclass(frozen=True)
+class Result:
+    """A recorded comparison: where and when it was made, and each job with its rows by contender."""
+
+    path: Path
+    machine: str
+    jobs: list[tuple[Job, dict[str, Row]]]
+
+    def rows(self, model: str, mode: Mode, names: tuple[str, ...]) -> list[Row]:
+        """Of a model's job, the rows of these contenders; none where one is missing: it might have been the best."""
+        job = Job(shape=MODELS[model].shape, batch=MODELS[model].batch, mode=mode)
+        found = [rows[name] for of, rows in self.jobs if of == job for name in names if name in rows]
+        return found if len(found) == len(names) else []
+
+    def fastest(self, model: str, mode: Mode, names: tuple[str, ...]) -> Row | None:
+        return max(self.rows(model, mode, names), key=lambda row: row.images_per_second.median, default=None)
+
+    def leanest(self, model: str, names: tuple[str, ...]) -> Row | None:
+        """In training."""
+        return min(self.rows(model, "train", names), key=lambda row: row.peak_bytes, default=None)
+
 
 TARGETS = [
     Target("ti", "train", ("ours-bf16",), 1.9, 1.25),
@@ -77,7 +99,7 @@ def targets(results: list[Path], readme: Path | None = None) -> Page:
     """Set recorded comparisons against what was aimed at; print the tables.
 
     Args:
-        results: the .json files of `python -m benchmarks.compare`; of several, each has a line in a cell.
+        results: .json files of `python -m benchmarks.compare`; of several, each has a line in a cell.
         readme: a page, between whose markers (<!-- targets: ... -->, <!-- end of targets -->) the tables are put.
     """
     page = tables([load(path) for path in results])
@@ -104,44 +126,51 @@ def around(text: str, name: Path) -> tuple[str, tuple[str, str], str]:
 def load(path: Path) -> Result:
     """Raises DataError where it is no result of benchmarks.compare."""
     try:
-        panels = json.loads(path.read_text())["panels"]
-        return [(Job.from_dict(panel["job"]), {row["contender"]: Row.from_dict(row) for row in panel["rows"]})
-                for panel in panels]
+        record = json.loads(path.read_text(encoding="utf-8"))
+        jobs = [(Job.from_dict(panel["job"]), {row["contender"]: Row.from_dict(row) for row in panel["rows"]})
+                for panel in record["panels"]]
+        versions = {name: row.versions[name] for _, rows in jobs for row in rows.values() for name in OTHERS
+                    if name in row.versions}
+        others = [f"{name} {version}" for name, version in versions.items()]
+        return Result(path, ", ".join([on(record["machine"]), *others]), jobs)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no result of benchmarks.compare ({type(error).__name__}: {error}); give the .json "
                         "of one") from error
 
 
 def tables(results: Sequence[Result]) -> str:
-    """Both tables, as markdown."""
-    return "\n\n".join((markdown([HEADER, *(line(target, results) for target in TARGETS)]),
+    """As markdown: where the results come from, speed, memory."""
+    pages = "\n".join(f"- [{result.path.stem}]({result.path.with_suffix('.md').as_posix()}): {result.machine}"
+                      for result in results)
+    return "\n\n".join((pages, markdown([HEADER, *(speed(target, results) for target in TARGETS)]),
                         markdown([MEMORY_HEADER, *(memory(*each, results) for each in MEMORY)])))
 
 
-def line(target: Target, results: Sequence[Result]) -> list[str]:
-    ours = [fastest(result, target.model, target.mode, target.ours) for result in results]
-    speeds = [number(row.images_per_second.median) if row else NOT_MEASURED for row in ours]
-    who = dict.fromkeys(row.contender for row in ours if row) or dict.fromkeys(target.ours)
-    told = [title(target.model, target.mode), "<br>".join(who), "<br>".join(speeds)]
+def speed(target: Target, results: Sequence[Result]) -> list[str]:
+    """A target's line."""
+    ours = [result.fastest(target.model, target.mode, target.ours) for result in results]
+    who = dict.fromkeys(OURS[row.contender] for row in ours if row)
+    told = [title(target.model, target.mode),
+            ("the fastest: " if len(target.ours) > 1 else "") + " or ".join(who or [OURS[target.ours[0]]]),
+            lines(number(row.images_per_second.median) if row else NOT_MEASURED for row in ours)]
     for aim, theirs in ((target.float32, FLOAT32), (target.bfloat16, BFLOAT16)):
         if aim is None:
             told += ["", ""]
             continue
-        cells = [times(row, fastest(result, target.model, target.mode, theirs), aim)
+        cells = [times(row, result.fastest(target.model, target.mode, theirs), aim)
                  for row, result in zip(ours, results, strict=True)]
-        told += ["<br>".join(cell.text for cell in cells), f">= {aim:g}{verdict(cells)}"]
+        told += [lines(cell.text for cell in cells), f">= {aim:g}{verdict(cells)}"]
     return told
 
 
-def memory(model: str, name: str, theirs: tuple[str, ...], results: Sequence[Result]) -> list[str]:
-    """The leanest of `theirs` counts, as the fastest does in speed."""
-    pairs = [(fastest(result, model, "train", (name,)), leanest(result, model, theirs)) for result in results]
-    cells = [Cell(f"{ours.peak_bytes / timm.peak_bytes:.2f}", ours.peak_bytes <= timm.peak_bytes) if ours and timm
-             else Cell(NOT_MEASURED, None) for ours, timm in pairs]
-    peaks = [["<br>".join(f"{row.peak_bytes / 2**20:,.0f}" if row else NOT_MEASURED for row in column)]
+def memory(model: str, ours: str, theirs: tuple[str, ...], results: Sequence[Result]) -> list[str]:
+    """A line about training; the leanest of `theirs` counts, as the fastest does in speed."""
+    pairs = [(result.leanest(model, (ours,)), result.leanest(model, theirs)) for result in results]
+    cells = [Cell(f"{mine.peak_bytes / timms.peak_bytes:.2f}", mine.peak_bytes <= timms.peak_bytes)
+             if mine and timms else Cell(NOT_MEASURED, None) for mine, timms in pairs]
+    peaks = [lines(f"{row.peak_bytes / 2**20:,.0f}" if row else NOT_MEASURED for row in column)
              for column in zip(*pairs, strict=True)]
-    precision = "float32" if name == "ours" else "bfloat16"
-    return [title(model, "train"), precision, *sum(peaks, []), "<br>".join(cell.text for cell in cells),
+    return [title(model, "train"), OURS[ours].split(", ")[1], *peaks, lines(cell.text for cell in cells),
             f"<= 1{verdict(cells)}"]
 
 
@@ -149,18 +178,10 @@ def title(model: str, mode: Mode) -> str:
     return f"{MODELS[model].title}, {MODE_WORDS[mode]}, batches of {MODELS[model].batch}"
 
 
-def rows(result: Result, model: str, mode: Mode, names: tuple[str, ...]) -> list[Row]:
-    """Of a model's job, the rows of these contenders that are there."""
-    job = Job(shape=MODELS[model].shape, batch=MODELS[model].batch, mode=mode)
-    return [found[name] for of, found in result if of == job for name in names if name in found]
-
-
-def fastest(result: Result, model: str, mode: Mode, names: tuple[str, ...]) -> Row | None:
-    return max(rows(result, model, mode, names), key=lambda row: row.images_per_second.median, default=None)
-
-
-def leanest(result: Result, model: str, names: tuple[str, ...]) -> Row | None:
-    return min(rows(result, model, "train", names), key=lambda row: row.peak_bytes, default=None)
+def lines(texts: Iterable[str]) -> str:
+    """One for each result; what none of them has is said once."""
+    texts = list(texts)
+    return NOT_MEASURED if set(texts) == {NOT_MEASURED} else "<br>".join(texts)
 
 
 def times(ours: Row | None, theirs: Row | None, aim: float) -> Cell:
