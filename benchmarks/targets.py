@@ -129,8 +129,8 @@ def load(path: Path) -> Result:
         record = json.loads(path.read_text(encoding="utf-8"))
         jobs = [(Job.from_dict(panel["job"]), {row["contender"]: Row.from_dict(row) for row in panel["rows"]})
                 for panel in record["panels"]]
-        versions = {name: row.versions[name] for _, rows in jobs for row in rows.values() for name in OTHERS
-                    if name in row.versions}
+        versions = {name: row.versions[name].partition("-")[0] for _, rows in jobs for row in rows.values()
+                    for name in OTHERS if name in row.versions}     # OpenVINO's goes on with its commit
         others = [f"{name} {version}" for name, version in versions.items()]
         return Result(path, ", ".join([on(record["machine"]), *others]), jobs)
     except (ValueError, KeyError, TypeError) as error:
