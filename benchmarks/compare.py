@@ -27,7 +27,7 @@ def compare(models: str = ",".join(MODELS), modes: str = ",".join(MODES), conten
     """Time our ViT, its ONNX export, timm on PyTorch, MindCV and bare matrix products in turns; print tables.
 
     Args:
-        models: which networks, by commas - ti, cifar, b.
+        models: which networks, by commas - ti, ti1, s, b, cifar.
         modes: train, infer, or both by a comma.
         contenders: who takes part, by commas; who isn't installed is left out.
         python: CONTENDER=PYTHON, by commas - runs a contender with another interpreter; one named twice has two rows.

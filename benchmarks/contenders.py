@@ -9,8 +9,8 @@ import importlib
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,20 +141,16 @@ def matrices() -> np.ndarray:
     return np.random.default_rng(0).standard_normal((2, SGEMM_SIDE, SGEMM_SIDE), np.float32)
 
 
-# --- ONNX Runtime
+# --- our ONNX export, in other libraries
 
-def ours_onnx(job: Job) -> Running:
-    """Our export, run as `ms-vit export` runs it. Another process writes it, so that this one is without MindSpore."""
-    import onnxruntime
-
-    images, _ = data(job)
+@contextmanager
+def exported(job: Job) -> Iterator[tuple[Path, int]]:
+    """The file and its parameters. Another process writes it, so that this one is without MindSpore."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "vit.onnx"
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             parameters = pool.apply(write_onnx, (job, path))
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return Running(lambda: session.run(["logits"], {"images": images})[0], f"onnxruntime {onnxruntime.__version__}",
-                   parameters, job.batch, job.flops)
+        yield path, parameters
 
 
 def write_onnx(job: Job, path: Path) -> int:
@@ -171,6 +167,36 @@ def write_onnx(job: Job, path: Path) -> int:
                      preprocessing=Preprocessing(image_size=job.shape.image_size))
     exporter("onnx").write(Source(net, spec), path)
     return sum(parameter.size for parameter in net.trainable_params())
+
+
+def ours_onnx(job: Job) -> Running:
+    """As `ms-vit export` runs it."""
+    import onnxruntime
+
+    images, _ = data(job)
+    with exported(job) as (path, parameters):
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return Running(lambda: session.run(["logits"], {"images": images})[0], f"onnxruntime {onnxruntime.__version__}",
+                   parameters, job.batch, job.flops)
+
+
+def ours_openvino(job: Job, *, precision: str = "f32") -> Running:
+    """The same file, for any batch, in OpenVINO; all cores work on one batch."""
+    import openvino
+
+    core, images = openvino.Core(), data(job)[0]
+    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise RuntimeError("OpenVINO has no bfloat16 on this processor")      # it would take float32, and not tell
+    with exported(job) as (path, parameters):
+        network = core.compile_model(path, "CPU", {
+            "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": cores(),
+            "INFERENCE_PRECISION_HINT": precision})
+    version = openvino.__version__.partition("-")[0]
+    return Running(lambda: network(images)["logits"], f"OpenVINO {version}", parameters, job.batch, job.flops)
+
+
+def ours_openvino_bf16(job: Job) -> Running:
+    return ours_openvino(job, precision="bf16")
 
 
 # --- PyTorch
@@ -224,6 +250,10 @@ def timm_bf16(job: Job) -> Running:
     return timm(job, bfloat16=True)
 
 
+def timm_bf16_compiled(job: Job) -> Running:
+    return timm(job, compile=True, bfloat16=True)
+
+
 def sgemm_torch(job: Job) -> Running:
     import torch
 
@@ -239,9 +269,12 @@ CONTENDERS: dict[str, Callable[[Job], Running]] = {
     "ours-bf16": ours_bf16,
     "ours-plain": ours_plain,
     "ours-onnx": ours_onnx,
+    "ours-openvino": ours_openvino,
+    "ours-openvino-bf16": ours_openvino_bf16,
     "timm": timm,
     "timm-compiled": timm_compiled,
     "timm-bf16": timm_bf16,
+    "timm-bf16-compiled": timm_bf16_compiled,
     "mindcv": mindcv,
 }
-INFERENCE_ONLY = {"ours-onnx"}
+INFERENCE_ONLY = {"ours-onnx", "ours-openvino", "ours-openvino-bf16"}

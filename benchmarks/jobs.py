@@ -66,10 +66,13 @@ class Model:
     batch: int
 
 
+TI = vit(192, 12, image_size=224, patch_size=16, num_classes=1000)
 MODELS = {
-    "ti": Model("ViT-Ti/16 at 224", vit(192, 12, image_size=224, patch_size=16, num_classes=1000), 16),
-    "cifar": Model("d192 x 6 layers, patch 4 at 32", vit(192, 6, image_size=32, patch_size=4, num_classes=10), 128),
+    "ti": Model("ViT-Ti/16 at 224", TI, 16),
+    "ti1": Model("ViT-Ti/16 at 224", TI, 1),
+    "s": Model("ViT-S/16 at 224", vit(384, 12, image_size=224, patch_size=16, num_classes=1000), 8),
     "b": Model("ViT-B/16 at 224", vit(768, 12, image_size=224, patch_size=16, num_classes=1000), 8),
+    "cifar": Model("d192 x 6 layers, patch 4 at 32", vit(192, 6, image_size=32, patch_size=4, num_classes=10), 128),
 }
 
 

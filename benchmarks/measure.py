@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,11 @@ class Row:
     steps: int = 0
     seconds: list[float] = field(default_factory=list)
     peak_bytes: int = 0
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Row":
+        """Undoes as_dict."""
+        return cls(**{each.name: values[each.name] for each in fields(cls)})
 
     @property
     def images_per_second(self) -> Spread:

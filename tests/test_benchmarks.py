@@ -3,16 +3,20 @@
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY
 from PIL import Image
 
 from benchmarks import compare as comparing
 from benchmarks import growth as growing
 from benchmarks import measure as measuring
+from benchmarks import targets as targeting
 from benchmarks.jobs import MODELS, Job, Model, Shape, vit
 from benchmarks.measure import Entry, Failure, Row, Spread, Worker
-from benchmarks.report import Panel
+from benchmarks.report import Panel, machine
+from benchmarks.targets import Target
 
 SMALL = Shape(image_size=32, patch_size=8, dim=32, depth=2, num_heads=2, mlp_dim=96, num_classes=5)
 
@@ -134,7 +138,7 @@ def test_a_worker_whose_turn_it_is_not_stands_still():
 
 
 @pytest.mark.parametrize(("arguments", "told"), [
-    (["--models", "huge"], 'no model "huge"; there are ti, cifar, b'),
+    (["--models", "huge"], 'no model "huge"; there are ti, ti1, s, b, cifar'),
     (["--contenders", "ours", "--python", "timm=python3"], "is no CONTENDER=PYTHON"),
     (["--python", "ours=/nowhere/python"], "there is no program /nowhere/python"),
     (["--rounds", "0"], "must be at least 1"),
@@ -150,6 +154,21 @@ def test_a_contender_that_would_not_fit_into_memory_is_not_started(monkeypatch):
     measuring.room_for(2 * 2**30)
     with pytest.raises(Failure, match=r"it may need 2\.5 GiB of memory beside the others, and 2\.0 are free"):
         measuring.room_for(5 * 2**29)
+
+
+@pytest.mark.parametrize("precision", ["", "-bf16"])
+def test_openvino_runs_our_export(precision):
+    pytest.importorskip("openvino", reason="OpenVINO is a contender: pip install openvino")
+    with Worker(Entry(f"ours-openvino{precision}"), Job(shape=SMALL, batch=4, mode="infer")) as worker:
+        try:
+            row = worker.row()
+        except Failure as failure:
+            if "OpenVINO has no bfloat16 on this processor" not in str(failure):
+                raise
+            pytest.skip(str(failure))
+        assert row.framework.startswith("OpenVINO 20") and row.versions["openvino"] and "mindspore" not in row.versions
+        assert row.parameters == sum(p.numel() for p in timm_model().parameters())
+        assert worker.steps(1)["seconds"] > 0
 
 
 def test_growth_skips_what_would_take_too_long_or_too_much_memory(monkeypatch):
@@ -181,3 +200,89 @@ def test_growth_charts_what_was_measured(monkeypatch, tmp_path):
     with Image.open(tmp_path / "g.png") as chart:
         chart.load()
     assert (tmp_path / "g.md").read_text().count("| batch | ours |") == 5
+
+
+def recorded(tmp_path, name: str, *, rows: dict[tuple[str, str], list[Row]]):
+    """A result's file, with a panel for each model and mode."""
+    panels = [Panel("", Job(shape=MODELS[model].shape, batch=MODELS[model].batch, mode=mode), found, []).as_dict()
+              for (model, mode), found in rows.items()]
+    path = tmp_path / f"{name}.json"
+    path.write_text(json.dumps({"machine": machine(), "panels": panels}))
+    return path
+
+
+@pytest.fixture
+def aims(monkeypatch):
+    """One of each kind, on the small model."""
+    monkeypatch.setattr(targeting, "TARGETS", [
+        Target("small", "train", ("ours-bf16",), 2.0, 1.25),
+        Target("small", "infer", ("ours-bf16", "ours-openvino-bf16"), 2.0),
+    ])
+    monkeypatch.setattr(targeting, "MEMORY", [("small", "ours-bf16", targeting.BFLOAT16)])
+
+
+def test_targets_are_set_against_the_better_of_theirs_in_each_result(aims, tmp_path, capsys):
+    """Our 8 images/s: twice and 0.8 times timm's in one result, and half again as much in the other."""
+    def trained(ours: list[float], compiled: float) -> list[Row]:
+        rows = [row("ours-bf16", ours), row("timm", [2.0, 2.0, 2.0]), row("timm-bf16", [1.25, 1.25, 1.25]),
+                row("timm-bf16-compiled", [compiled] * 3)]
+        for each, peak in zip(rows, (300, 100, 200, 400), strict=True):
+            each.peak_bytes = peak * 2**20
+        return rows
+
+    answered = [row("ours-bf16", [1.0]), row("ours-openvino-bf16", [0.5]), row("timm", [0.9])]
+    first = recorded(tmp_path, "a", rows={("small", "train"): trained([1.0, 0.5, 2.0], 0.8),
+                                          ("small", "infer"): answered})
+    second = recorded(tmp_path, "b", rows={("small", "train"): trained([1.0, 1.0, 1.0], 1.5)})
+    assert targeting.main([str(first), str(second)]) == 0
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()
+             if line.startswith("| small")]
+    train, infer = "small, training, batches of 4", "small, inference, batches of 4"
+    assert lines == [
+        [train, "MindSpore, bfloat16", "8.00<br>8.00", "2.00 (1.00 - 4.00)<br>2.00 (2.00 - 2.00)", ">= 2, met",
+         "0.80 (0.40 - 1.60)<br>1.25 (1.25 - 1.25)", ">= 1.25, met in 1 of 2"],
+        [infer, "the fastest: OpenVINO, bfloat16", "16.0<br>not measured", "1.80 (1.80 - 1.80)<br>not measured",
+         ">= 2, missed", "", ""],
+        [train, "bfloat16", "300<br>300", "200<br>200", "1.50<br>1.50", "<= 1, missed"],
+    ]
+
+
+def test_who_is_better_is_not_told_where_one_of_them_was_not_measured(aims, tmp_path):
+    rows = {("small", "train"): [row("ours-bf16", [1.0]), row("timm-bf16", [1.0])], ("small", "infer"): [
+        row("ours-bf16", [1.0]), row("timm", [1.0])]}
+    result = targeting.load(recorded(tmp_path, "a", rows=rows))
+    assert [targeting.speed(target, [result])[2:] for target in targeting.TARGETS] == [
+        ["8.00", "not measured", ">= 2", "not measured", ">= 1.25"],
+        ["not measured", "not measured", ">= 2", "", ""]]
+
+
+def test_the_tables_go_between_a_pages_markers_and_nothing_else_changes(aims, tmp_path):
+    result, page = recorded(tmp_path, "a", rows={("small", "train"): [row("ours-bf16", [1.0])]}), tmp_path / "page.md"
+    page.write_text("before\n<!-- targets: old.json -->\nold\n<!-- end of targets -->\nafter\n")
+    assert targeting.main([str(result), "--readme", str(page)]) == 0
+    text = page.read_text()
+    table = targeting.tables([targeting.load(result)])
+    assert text == f"before\n<!-- targets: {result.as_posix()} -->\n{table}\n<!-- end of targets -->\nafter\n"
+
+
+@pytest.mark.parametrize(("content", "told"), [
+    ('{"panels": [{}]}', "is no result of benchmarks.compare (KeyError: 'job')"),
+    ("", "is no result of benchmarks.compare (JSONDecodeError"),
+    ('{"panels": [], "machine": {"date": "", "cores": 1, "cpu": "", "memory_gib": 1, "load": 0, "driver": ""}}',
+     "has no lines \"<!-- targets: -->\""),
+])
+def test_what_targets_cannot_read_gets_one_line_and_leaves_the_page(content, told, tmp_path, capsys):
+    result, page = tmp_path / "a.json", tmp_path / "page.md"
+    result.write_text(content)
+    page.write_text("no markers")
+    assert targeting.main([str(result), "--readme", str(page)]) == 1
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
+    assert page.read_text() == "no markers" and list(tmp_path.glob(".*")) == []
+
+
+def test_the_figures_of_the_readme_are_those_of_the_recorded_results(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    readme = Path("README.md")
+    _, (files, between), _ = targeting.around(readme.read_text(), readme)
+    assert between == targeting.tables([targeting.load(Path(file)) for file in files.split()])
