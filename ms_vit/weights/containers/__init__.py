@@ -82,6 +82,8 @@ def read_container(path: Path, head: bytes) -> WeightFile:
         return read_stream(path)
     if is_safetensors(head):
         return read_safetensors(path)
+    if head.startswith(b"<?xml") and b"<net " in head:
+        raise BadFile("is an OpenVINO model, which eval and infer run by --engine openvino, and nothing else does")
     if WEB_PAGE.match(head):
         raise BadFile("is a web page, not weights; the download went wrong")
     if head.startswith(b"version https://git-lfs"):
