@@ -80,7 +80,7 @@ def export(checkpoint: str | Path, *, format: str, out: str | Path, model: str |
             result.int8 = quantize(to, path)
             refuse_drop(result.int8, max_drop)
         if format == "openvino":
-            path.with_suffix(".json").write_text(json.dumps(asdict(result), indent=1, default=str))
+            path.with_suffix(".json").write_text(json.dumps(asdict(result) | {"out": out.name}, indent=1))
     say(f"{out}: run by {to.runner}, its logits differ by at most {difference:.1e} from the network's")
     if result.int8:
         say(f"{out}: {result.int8}")

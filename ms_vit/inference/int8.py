@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path
 
@@ -49,14 +50,14 @@ class Quantizer:
     """
 
     def __init__(self, calibrate: Path, split: Split, spec: ModelSpec):
-        prepared = {"labels": spec.labels, "preprocessing": spec.preprocessing, "training": False}
-        self.scored = Batches(split, batch_size=16, **prepared)
+        batches = partial(Batches, labels=spec.labels, preprocessing=spec.preprocessing, training=False)
+        self.scored = batches(split, batch_size=16)
         source = Split(calibrate, flat=True)
         files = images_of_split(source, spec.labels)
-        self.chosen = choose(source, leave_out={file.resolve() for file in images_of_split(split, spec.labels)})
-        if not self.chosen:
+        chosen = choose(source, leave_out={file.resolve() for file in images_of_split(split, spec.labels)})
+        if not chosen:
             raise DataError(f"all images of {source} are among those of {split}, which are scored; calibrate on others")
-        self.calibration = Batches(source, batch_size=1, leave_out=set(files) - set(self.chosen), **prepared)
+        self.calibration = batches(source, batch_size=1, leave_out=set(files) - set(chosen))
         self.classes = len(spec.labels)
 
     def __call__(self, to: Exporter, path: Path) -> Int8:
@@ -77,7 +78,7 @@ class Quantizer:
 
 
 def choose(split: Split, count: int = PICTURES, *, leave_out: Collection[Path] = ()) -> list[Path]:
-    """`count` images of a split, or all if it has fewer: in turn one of each class, but none of `leave_out`, resolved."""
+    """`count` images of a split, or all if it has fewer: in turn one of each class, none of `leave_out` (resolved)."""
     random = np.random.default_rng(0)
     classes = [[file for file in files if file.resolve() not in leave_out] for files in split.images().values()]
     shuffled = [[files[index] for index in random.permutation(len(files))] for files in classes]

@@ -1,6 +1,6 @@
 """The ONNX file that engines beside MindSpore run: exported once, and kept beside the weights.
 
-It is found by a hash of what decides it. Beside the network it holds the network's own logits of a few images, with which
+It is found by a hash of what decides it. With the graph it holds the network's own logits of a few images, with which
 whatever opens it is compared each time: another engine, another release of one, another processor or precision.
 """
 

@@ -12,9 +12,9 @@ from ms_vit.errors import DataError
 from ms_vit.models.config import ViTConfig
 from ms_vit.weights.exports import Exporter, Source
 
-# Of the largest difference of a logit in float32. In bfloat16, of all differences' RMS over the logits': each factor of a
-# product is rounded by up to 2^-9, 0.2 %, which came to 1.6 % behind the 12 blocks of a ViT-Ti, and a wrong network is
-# off by its logits' whole size.
+# In float32 of the largest difference of a logit. In bfloat16 of all differences' RMS over that of the logits: factors
+# of a product are rounded by up to 2^-9, 0.2 %, which came to 1.6 % behind the 12 blocks of a ViT-Ti, and a wrong
+# network is off by its logits' whole size.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 0.05}
 BATCHES = (1, 3)        # an export takes any number of images; these are tried
 
@@ -43,7 +43,7 @@ def answers(source: Source) -> np.ndarray:
 
 def compare(to: Exporter, path: Path, images: np.ndarray, expected: np.ndarray,
             precision: str = "float32") -> tuple[Callable[[np.ndarray], np.ndarray], float]:
-    """Runs an export on `probes`; returns what runs it, and by how much its logits differ from the network's `expected`.
+    """Runs an export on `probes`; returns what runs it, and how far its logits are from the network's, `expected`.
 
     Raises DataError where that is too much for the `precision` that it is run in, or it doesn't run.
     """

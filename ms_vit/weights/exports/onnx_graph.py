@@ -1,4 +1,4 @@
-"""ONNX, opset 17: the ViT of vit.py once more, of ONNX's operators, for any batch size. ONNX Runtime and OpenVINO read it.
+"""ONNX, opset 17: the ViT of vit.py once more, of ONNX's operators, for any batch size.
 
 MindSpore's own ONNX export fixes the batch size and leaves no names. This graph is written out: nodes carry the names
 of our cells, and onnxruntime finds the patterns in it that it has fused kernels for. Three things are computed here,

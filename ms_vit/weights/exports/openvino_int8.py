@@ -1,7 +1,7 @@
 """An OpenVINO file in int8, by NNCF's post-training quantisation for transformers.
 
-SmoothQuant (Xiao et al. 2023) moves what is extreme in activations into the weights before them, and biases are corrected
-by what rounding shifts on average.
+SmoothQuant (Xiao et al. 2023) moves what is extreme in activations into the weights that they meet, and biases are
+corrected by what rounding shifts on average.
 """
 
 import contextlib
@@ -14,9 +14,9 @@ import numpy as np
 import openvino as ov
 
 os.environ.setdefault("NNCF_CI", "1")       # otherwise it tells its makers of each use, over the network
-import nncf  # noqa: E402
+import nncf
 
-from ms_vit.weights.exports.checked import beside  # noqa: E402
+from ms_vit.weights.exports.checked import beside
 
 
 def quantize(path: Path, images: list[np.ndarray]) -> None:

@@ -11,6 +11,7 @@ import openvino as ov
 
 from ms_vit.device import cpu_count
 from ms_vit.errors import DataError, UsageError
+from ms_vit.weights.containers import HEAD, is_openvino
 from ms_vit.weights.exports import onnx_graph
 from ms_vit.weights.exports.source import Source
 from ms_vit.weights.files import METADATA_KEY, ModelSpec, spec_of
@@ -46,6 +47,9 @@ def refuse_precision(precision: str) -> None:
 
 def read_spec(path: Path) -> ModelSpec:
     """What goes with an .xml of ours. Raises DataError where it is damaged, no such file, or contradicts itself."""
+    with path.open("rb") as file:
+        if not is_openvino(file.read(HEAD)):        # OpenVINO would try the formats of all libraries that it knows
+            raise DataError(f"{path} is no OpenVINO model; was it written completely?")
     try:
         model = ov.Core().read_model(path)
     except RuntimeError as error:
@@ -64,5 +68,5 @@ def read_spec(path: Path) -> ModelSpec:
     if (len(spec.labels.ids), len(spec.labels.names)) != (classes, classes) or found != [
             [str(side) for side in shape] for shape in (("?", config.channels, *spec.preprocessing.sides),
                                                         ("?", classes))]:
-        raise DataError(f"{path} contradicts itself: its graph is not of the network that it describes; export it again")
+        raise DataError(f"{path} contradicts itself: its graph isn't of the network that it describes; export it again")
     return spec
