@@ -23,7 +23,8 @@ class Comparison:
 
 
 def compare(models: str = ",".join(MODELS), modes: str = ",".join(MODES), contenders: str = ",".join(CONTENDERS),
-            python: str = "", rounds: int = 15, out: Path = RESULTS, name: str | None = None) -> Comparison:
+            python: str = "", rounds: int = 15, batch: int | None = None, out: Path = RESULTS,
+            name: str | None = None) -> Comparison:
     """Time our ViT, its ONNX export, timm on PyTorch, MindCV and bare matrix products in turns; print tables.
 
     Args:
@@ -32,16 +33,16 @@ def compare(models: str = ",".join(MODELS), modes: str = ",".join(MODES), conten
         contenders: who takes part, by commas; who isn't installed is left out.
         python: CONTENDER=PYTHON, by commas - runs a contender with another interpreter; one named twice has two rows.
         rounds: turns of each contender.
+        batch: images of a step (default: the model's).
         out: folder of the results.
         name: of the results' files (default: compare-DATE).
     """
-    if rounds < 1:
-        raise UsageError('"--rounds" must be at least 1')
+    cli.at_least_one(rounds=rounds, batch=batch)
     entries = entries_of(chosen(contenders, CONTENDERS, "contender"), python)
     here, panels = machine(), []
     for model in chosen(models, MODELS, "model"):
         for mode in chosen(modes, MODES, "mode"):
-            job = Job(shape=MODELS[model].shape, batch=MODELS[model].batch, mode=mode)
+            job = Job(shape=MODELS[model].shape, batch=batch or MODELS[model].batch, mode=mode)
             able = [entry for entry in entries if mode == "infer" or entry.contender not in INFERENCE_ONLY]
             rows, left_out = measure(job, able, rounds=rounds, round_seconds=1.0, title=f"{model} {mode}")
             panels.append(panel := Panel(MODELS[model].title, job, rows, left_out))
@@ -52,7 +53,7 @@ def compare(models: str = ",".join(MODELS), modes: str = ",".join(MODES), conten
     page = "\n\n".join("\n\n".join([panel.headline, markdown(panel.table()), *panel.notes]) for panel in panels)
     name = name or f"compare-{datetime.date.today()}"
     command = (f"python -m benchmarks.compare --models {models} --modes {modes} --contenders {contenders} "
-               f"--rounds {rounds}")
+               f"--rounds {rounds}{f' --batch {batch}' if batch else ''}")
     save(out, name, {"command": command, "machine": here, "panels": [panel.as_dict() for panel in panels]}, page,
          chart(panels))
     return Comparison(out, name)

@@ -151,13 +151,40 @@ def ours_onnx(job: Job) -> Running:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "vit.onnx"
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            parameters = pool.apply(write_onnx, (job, path))
+            parameters = pool.apply(write_export, ("onnx", job, path))
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return Running(lambda: session.run(["logits"], {"images": images})[0], f"onnxruntime {onnxruntime.__version__}",
                    parameters, job.batch, job.flops)
 
 
-def write_onnx(job: Job, path: Path) -> int:
+# --- OpenVINO
+
+def ours_openvino(job: Job, *, precision: str = "float32", int8: bool = False) -> Running:
+    """Our export, run as `--engine openvino` runs it. int8 is calibrated on noise, which is as fast as any other."""
+    import openvino
+
+    from ms_vit.weights.exports import openvino_ir
+
+    images, _ = data(job)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "vit.xml"
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            parameters = pool.apply(write_export, ("openvino", job, path, int8))
+        logits = openvino_ir.run(path, precision)
+    return Running(lambda: logits(images), f"OpenVINO {openvino.__version__.split('-')[0]}", parameters, job.batch,
+                   job.flops)
+
+
+def ours_openvino_bf16(job: Job) -> Running:
+    return ours_openvino(job, precision="bfloat16")
+
+
+def ours_openvino_int8(job: Job) -> Running:
+    """What isn't int8 is float32."""
+    return ours_openvino(job, int8=True)
+
+
+def write_export(format: str, job: Job, path: Path, int8: bool = False) -> int:
     """Returns the network's parameters."""
     from ms_vit.data.labels import Labels
     from ms_vit.data.preprocessing import Preprocessing
@@ -169,7 +196,11 @@ def write_onnx(job: Job, path: Path) -> int:
     names = [str(index) for index in range(job.shape.num_classes)]
     spec = ModelSpec(config=job.shape, labels=Labels(names, names),
                      preprocessing=Preprocessing(image_size=job.shape.image_size))
-    exporter("onnx").write(Source(net, spec), path)
+    exporter(format).write(Source(net, spec), path)
+    if int8:
+        from ms_vit.weights.exports.openvino_int8 import quantize
+
+        quantize(path, list(data(job)[0][:4, None]))
     return sum(parameter.size for parameter in net.trainable_params())
 
 
@@ -239,9 +270,12 @@ CONTENDERS: dict[str, Callable[[Job], Running]] = {
     "ours-bf16": ours_bf16,
     "ours-plain": ours_plain,
     "ours-onnx": ours_onnx,
+    "ours-openvino": ours_openvino,
+    "ours-openvino-bf16": ours_openvino_bf16,
+    "ours-openvino-int8": ours_openvino_int8,
     "timm": timm,
     "timm-compiled": timm_compiled,
     "timm-bf16": timm_bf16,
     "mindcv": mindcv,
 }
-INFERENCE_ONLY = {"ours-onnx"}
+INFERENCE_ONLY = {"ours-onnx", "ours-openvino", "ours-openvino-bf16", "ours-openvino-int8"}

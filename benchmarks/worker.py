@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.contenders import CONTENDERS, Running
 from benchmarks.jobs import Job
 
-PACKAGES = ("mindspore", "mindcv", "ms_vit", "numpy", "onnxruntime", "timm", "torch")
+PACKAGES = ("mindspore", "mindcv", "ms_vit", "numpy", "onnxruntime", "openvino", "timm", "torch")
 
 PR_SET_PDEATHSIG = 1            # linux/prctl.h
 
