@@ -46,10 +46,11 @@ class Quantizer:
     calibrate: a folder of class folders; PICTURES of them are taken, as many of each class as of any other, always the
     same ones, and none that is scored. split: those that are scored, all of them.
 
-    Raises DataError as Batches does, and where nothing is left to calibrate on.
+    Raises DataError as Batches does, and where nothing is left to calibrate on, and UsageError where NNCF is missing.
     """
 
     def __init__(self, calibrate: Path, split: Split, spec: ModelSpec):
+        self.int8 = imported("openvino_int8", "int8", "nncf", "openvino")
         batches = partial(Batches, labels=spec.labels, preprocessing=spec.preprocessing, training=False)
         self.scored = batches(split, batch_size=16)
         source = Split(calibrate, flat=True)
@@ -62,12 +63,11 @@ class Quantizer:
 
     def __call__(self, to: Exporter, path: Path) -> Int8:
         """Makes an OpenVINO export in float32 one in int8. Raises DataError where a picture can't be read."""
-        int8 = imported("openvino_int8", "int8", "nncf", "openvino")
         before = self.top1(to, path)
         with naming_bad_images():
             images = [image for image, _ in numpy_batches(self.calibration.epoch())]
         say(f"calibrating int8 on {len(images)} pictures of {self.calibration.split}")
-        int8.quantize(path, images)
+        self.int8.quantize(path, images)
         return Int8(before, self.top1(to, path), len(self.scored), str(self.scored.split),
                     str(self.calibration.split), len(images))
 
