@@ -56,7 +56,7 @@ def export(checkpoint: str | Path, *, format: str, out: str | Path, model: str |
     from ms_vit.weights.exports.checked import answers, beside, compare, probes
     from ms_vit.weights.loading import load_model
 
-    refuse_precision(precision, format, calibrate, max_drop)
+    refuse_precision(precision, format, calibrate, data, max_drop)
     out, to = Path(out), exporter(format)
     refuse_place(out, to.suffix, format)
     use_device(device)
@@ -79,7 +79,7 @@ def export(checkpoint: str | Path, *, format: str, out: str | Path, model: str |
         if quantize:
             result.int8 = quantize(to, path)
             refuse_drop(result.int8, max_drop)
-        if format == "openvino":
+        if format == "openvino":        # in float32, too: an int8 export of this name may have told its top-1 here
             path.with_suffix(".json").write_text(json.dumps(asdict(result) | {"out": out.name}, indent=1))
     say(f"{out}: run by {to.runner}, its logits differ by at most {difference:.1e} from the network's")
     if result.int8:
@@ -87,7 +87,8 @@ def export(checkpoint: str | Path, *, format: str, out: str | Path, model: str |
     return result
 
 
-def refuse_precision(precision: str, format: str, calibrate: str | Path | None, max_drop: float) -> None:
+def refuse_precision(precision: str, format: str, calibrate: str | Path | None, data: str | Path | None,
+                     max_drop: float) -> None:
     """Raises UsageError where int8 lacks what it needs, or something that only it has is asked for without it."""
     if precision not in PRECISIONS:
         raise UsageError(f'no precision "{precision}" to export in; there are {", ".join(PRECISIONS)}')
@@ -95,8 +96,8 @@ def refuse_precision(precision: str, format: str, calibrate: str | Path | None, 
         raise UsageError(f"--precision int8 is for --format openvino, not for {format}")
     if precision == "int8" and calibrate is None:
         raise UsageError("--precision int8 needs --calibrate, a folder of training pictures such as data/digits/train")
-    if precision != "int8" and calibrate is not None:
-        raise UsageError("--calibrate is for --precision int8; give both or neither")
+    if precision != "int8" and not (calibrate is data is None):
+        raise UsageError("--calibrate and --data are for --precision int8; give that, too, or leave them out")
     if not max_drop >= 0:
         raise UsageError(f"--max-drop must be 0 or more points of top-1, not {max_drop}")
 

@@ -201,7 +201,10 @@ def test_nothing_left_to_calibrate_on_is_told(weights, data, run, tmp_path):
 
 @pytest.mark.parametrize(("options", "says"), [
     (INT8, "--precision int8 needs --calibrate, a folder of training pictures such as data/digits/train"),
-    (["--format", "openvino", "--calibrate", "train"], "--calibrate is for --precision int8; give both or neither"),
+    (["--format", "openvino", "--calibrate", "train"],
+     "--calibrate and --data are for --precision int8; give that, too, or leave them out"),
+    (["--format", "onnx", "--data", "."],
+     "--calibrate and --data are for --precision int8; give that, too, or leave them out"),
     (["--format", "onnx", "--precision", "int8", "--calibrate", "train"],
      "--precision int8 is for --format openvino, not for onnx"),
     (["--format", "openvino", "--precision", "bfloat16"],

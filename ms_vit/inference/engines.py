@@ -21,7 +21,7 @@ from ms_vit.weights.exports import FORMATS, Exporter, exporter
 from ms_vit.weights.files import ModelSpec
 from ms_vit.weights.loading import load_model
 
-# The fastest first, as measured on CPUs, with the precisions that each computes in.
+# The fastest first (benchmarks/results/engines-2026-11-25-*.md), with the precisions that each computes in.
 ENGINES = {"openvino": ("float32", "bfloat16"), "onnx": ("float32",), "mindspore": ("float32", "bfloat16")}
 PRECISIONS = ("float32", "bfloat16")
 
