@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 INIT = (HERE / "ms_vit" / "__init__.py").read_text(encoding="utf-8")
 EXPORTS = {     # formats of "ms-vit export" and what runs them
     "onnx": ["onnx", "onnxruntime"],
+    "openvino": ["onnx", "openvino", "nncf"],       # nncf makes int8
     "timm": ["timm>=1.0.16"],                       # 1.0.16 brought "local-dir:"
     "huggingface": ["transformers", "torch"],
 }
@@ -45,7 +46,7 @@ setup(
     extras_require={
         **EXPORTS,
         "parity": PARITY,
-        "test": [*EXPORTS["onnx"], *PARITY, "hypothesis", "mypy", "pytest", "pytest-timeout",
+        "test": [*EXPORTS["onnx"], *EXPORTS["openvino"], *PARITY, "hypothesis", "mypy", "pytest", "pytest-timeout",
                  "pytest-xdist>=3.7",           # 3.7 brought --no-loadscope-reorder
                  "ruff", "types-PyYAML", "types-tqdm"],
     },

@@ -9,8 +9,8 @@ import importlib
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,19 +141,50 @@ def matrices() -> np.ndarray:
     return np.random.default_rng(0).standard_normal((2, SGEMM_SIDE, SGEMM_SIDE), np.float32)
 
 
-# --- our ONNX export, in other libraries
+# --- ONNX Runtime
 
-@contextmanager
-def exported(job: Job) -> Iterator[tuple[Path, int]]:
-    """The file and its parameters. Another process writes it, so that this one is without MindSpore."""
+def ours_onnx(job: Job) -> Running:
+    """Our export, run as `ms-vit export` runs it. Another process writes it, so that this one is without MindSpore."""
+    import onnxruntime
+
+    images, _ = data(job)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "vit.onnx"
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            parameters = pool.apply(write_onnx, (job, path))
-        yield path, parameters
+            parameters = pool.apply(write_export, ("onnx", job, path))
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return Running(lambda: session.run(["logits"], {"images": images})[0], f"onnxruntime {onnxruntime.__version__}",
+                   parameters, job.batch, job.flops)
 
 
-def write_onnx(job: Job, path: Path) -> int:
+# --- OpenVINO
+
+def ours_openvino(job: Job, *, precision: str = "float32", int8: bool = False) -> Running:
+    """Our export, run as `--engine openvino` runs it. int8 is calibrated on noise, which is as fast as any other."""
+    import openvino
+
+    from ms_vit.weights.exports import openvino_ir
+
+    images, _ = data(job)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "vit.xml"
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            parameters = pool.apply(write_export, ("openvino", job, path, int8))
+        logits = openvino_ir.run(path, precision)
+    return Running(lambda: logits(images), f"OpenVINO {openvino.__version__.split('-')[0]}", parameters, job.batch,
+                   job.flops)
+
+
+def ours_openvino_bf16(job: Job) -> Running:
+    return ours_openvino(job, precision="bfloat16")
+
+
+def ours_openvino_int8(job: Job) -> Running:
+    """What isn't int8 is float32."""
+    return ours_openvino(job, int8=True)
+
+
+def write_export(format: str, job: Job, path: Path, int8: bool = False) -> int:
     """Returns the network's parameters."""
     from ms_vit.data.labels import Labels
     from ms_vit.data.preprocessing import Preprocessing
@@ -165,38 +196,12 @@ def write_onnx(job: Job, path: Path) -> int:
     names = [str(index) for index in range(job.shape.num_classes)]
     spec = ModelSpec(config=job.shape, labels=Labels(names, names),
                      preprocessing=Preprocessing(image_size=job.shape.image_size))
-    exporter("onnx").write(Source(net, spec), path)
+    exporter(format).write(Source(net, spec), path)
+    if int8:
+        from ms_vit.weights.exports.openvino_int8 import quantize
+
+        quantize(path, list(data(job)[0][:4, None]))
     return sum(parameter.size for parameter in net.trainable_params())
-
-
-def ours_onnx(job: Job) -> Running:
-    """As `ms-vit export` runs it."""
-    import onnxruntime
-
-    images, _ = data(job)
-    with exported(job) as (path, parameters):
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return Running(lambda: session.run(["logits"], {"images": images})[0], f"onnxruntime {onnxruntime.__version__}",
-                   parameters, job.batch, job.flops)
-
-
-def ours_openvino(job: Job, *, precision: str = "f32") -> Running:
-    """The same file, for any batch, in OpenVINO; all cores work on one batch."""
-    import openvino
-
-    core, images = openvino.Core(), data(job)[0]
-    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise RuntimeError("OpenVINO has no bfloat16 on this processor")      # it would take float32, and not tell
-    with exported(job) as (path, parameters):
-        network = core.compile_model(path, "CPU", {
-            "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": cores(),
-            "INFERENCE_PRECISION_HINT": precision})
-    version = openvino.__version__.partition("-")[0]
-    return Running(lambda: network(images)["logits"], f"OpenVINO {version}", parameters, job.batch, job.flops)
-
-
-def ours_openvino_bf16(job: Job) -> Running:
-    return ours_openvino(job, precision="bf16")
 
 
 # --- PyTorch
@@ -271,10 +276,11 @@ CONTENDERS: dict[str, Callable[[Job], Running]] = {
     "ours-onnx": ours_onnx,
     "ours-openvino": ours_openvino,
     "ours-openvino-bf16": ours_openvino_bf16,
+    "ours-openvino-int8": ours_openvino_int8,
     "timm": timm,
     "timm-compiled": timm_compiled,
     "timm-bf16": timm_bf16,
     "timm-bf16-compiled": timm_bf16_compiled,
     "mindcv": mindcv,
 }
-INFERENCE_ONLY = {"ours-onnx", "ours-openvino", "ours-openvino-bf16"}
+INFERENCE_ONLY = {"ours-onnx", "ours-openvino", "ours-openvino-bf16", "ours-openvino-int8"}

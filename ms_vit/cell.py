@@ -6,8 +6,8 @@ from mindspore import nn
 class TopCell(nn.Cell):
     """A Cell to be called from Python, many times.
 
-    In each call MindSpore (2.7 to 2.10) tells the phase to every cell below the one that is called, one by one: 2 ms for
-    a ViT of 12 blocks. Only the one that is called needs to know.
+    In each call MindSpore (2.7 to 2.10) tells the phase to every cell below the one that is called, one by one: 2 ms
+    for a ViT of 12 blocks. Only the one that is called needs to know.
     """
 
     @property

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from ms_vit import cli, signals
 from ms_vit.progress import say
-from ms_vit.recipe import Recipe
 
 
 @dataclass
@@ -26,7 +25,7 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
     """Score a checkpoint on every image of a split: top-1, top-5, per class, confusion.
 
     Args:
-        checkpoint: a run folder (its best checkpoint), one of its checkpoints, or a weight file.
+        checkpoint: a run folder (its best checkpoint), one of its checkpoints, a weight file, or OpenVINO's .xml.
         data: folder that holds the split.
         split: folder below data, with one folder a class. Where there is no such, val is what training held out of
             train/ or of a flat folder of class folders, train the rest, and all every image of a flat folder.
@@ -35,15 +34,16 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
         workers: threads that read images (default: what the machine has).
         model: name of the network where the checkpoint is another library's, e.g. vit_base_patch16_224.
         device: CPU, GPU or Ascend (default: what MindSpore finds).
-        engine: mindspore, or onnx: ONNX Runtime on the CPU, by an export that is made once and kept beside the weights.
-        precision: float32, or bfloat16 on a CPU with AVX512-BF16: faster, and rounds within products.
+        engine: mindspore, onnx (ONNX Runtime), openvino, or auto: the fastest that is installed. The two in the middle
+            run on the CPU, by an export that is made once and kept beside the weights.
+        precision: float32, or bfloat16 on a CPU with AVX512-BF16: faster, and rounds within products; not by onnx.
     """
     with signals.caught():      # MindSpore's threads, which begin when it is imported, inherit that
         from ms_vit.data.layout import find_split
         from ms_vit.data.pipeline import Batches, naming_bad_images, numpy_batches
         from ms_vit.inference.predictor import Predictor, score
         from ms_vit.runs.checkpoints import model_file
-        from ms_vit.runs.results import results_folder, room_for
+        from ms_vit.runs.results import holdout_of, results_folder, room_for
 
         cli.at_least_one(batch_size=batch_size, workers=workers)
         weights, data = model_file(Path(checkpoint)), Path(data)
@@ -69,14 +69,6 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
         say(f"  {mistake}")
     say(f"per class and confusion: {out}")
     return Evaluation(scores.top1, scores.top5, scores.images, out)
-
-
-def holdout_of(weights: Path) -> float | None:
-    """The share that the run of these weights holds out of its training images; None where there is no such."""
-    from ms_vit.runs.results import run_of
-
-    run = run_of(weights)
-    return Recipe.load(run / "recipe.yaml").data.holdout if run and (run / "recipe.yaml").is_file() else None
 
 
 def main(argv: list[str] | None = None) -> int:

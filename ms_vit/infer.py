@@ -35,15 +35,16 @@ def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path |
     """Name what is on pictures: probabilities in predictions.jsonl, and each picture with its answer drawn on it.
 
     Args:
-        checkpoint: a run folder (its best checkpoint), one of its checkpoints, or a weight file.
+        checkpoint: a run folder (its best checkpoint), one of its checkpoints, a weight file, or OpenVINO's .xml.
         images: pictures, or folders that are searched for pictures.
         out: folder for the results (default: predictions/ in the run folder, or in runs/vit for a weight file vit.pth).
         top_k: classes named for each picture.
         batch_size: pictures at once.
         model: name of the network where the checkpoint is another library's, e.g. vit_base_patch16_224.
         device: CPU, GPU or Ascend (default: what MindSpore finds).
-        engine: mindspore, or onnx: ONNX Runtime on the CPU, by an export that is made once and kept beside the weights.
-        precision: float32, or bfloat16 on a CPU with AVX512-BF16: faster, and rounds within products.
+        engine: mindspore, onnx (ONNX Runtime), openvino, or auto: the fastest that is installed. The two in the middle
+            run on the CPU, by an export that is made once and kept beside the weights.
+        precision: float32, or bfloat16 on a CPU with AVX512-BF16: faster, and rounds within products; not by onnx.
     """
     from ms_vit.data.folder import images_in
     from ms_vit.data.threads import AHEAD, in_order, thread_pool

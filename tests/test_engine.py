@@ -1,6 +1,7 @@
-"""The same answers from ONNX Runtime: --engine onnx, and the export that it keeps."""
+"""The same answers from ONNX Runtime and OpenVINO: --engine onnx, openvino, auto, and the export that is kept."""
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -17,11 +18,14 @@ from ms_vit import caches, cli
 from ms_vit.data.labels import Labels, imagenet_labels
 from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.inference import engines
-from ms_vit.inference.engines import key_of
+from ms_vit.inference import kept as keeping
+from ms_vit.inference.engines import fastest
+from ms_vit.inference.kept import key_of
 from ms_vit.models.config import ViTConfig
 from ms_vit.models.vit import ViT
 from ms_vit.runs.checkpoints import MODEL, OPTIMIZER, Checkpoints, TrainState
 from ms_vit.weights import exports
+from ms_vit.weights.exports import checked
 from ms_vit.weights.files import ModelSpec, save_parameters
 from ms_vit.weights.loading import read_model
 
@@ -93,7 +97,7 @@ def forbid_exports(monkeypatch) -> None:
     def refuse(*arguments: object) -> None:
         raise AssertionError("MindSpore's network was built again")
 
-    monkeypatch.setattr(engines, "network", refuse)
+    monkeypatch.setattr(keeping, "network", refuse)
 
 
 def assert_same(ours: list, theirs: list) -> None:
@@ -150,7 +154,7 @@ def test_a_pretrained_vit_names_photos_as_in_mindspore(shared_data, tmp_path):
         files = [archive.extract(photo, tmp_path / "photos") for photo in photos]
     assert len(files) == 4
     one, other = (ms_vit.Predictor(tmp_path / f"{name}.safetensors", model=name, engine=engine, batch_size=3)
-                  for engine in engines.ENGINES)
+                  for engine in ("mindspore", "onnx"))
     images = np.stack([one.prepare(file) for file in files[:3]])
     np.testing.assert_allclose(other.logits(images), one.logits(images), atol=1e-4, rtol=0)
     answers = other(files)
@@ -200,7 +204,7 @@ def test_a_kept_file_that_is_not_as_it_was_is_made_anew(damage, weights, native,
             from ms_vit.weights.exports.onnx_graph import seal
 
             file.write_bytes(b"no onnx")
-            seal(file, key_of(*read_model(weights)))
+            seal(file, key_of(*read_model(weights)), np.zeros((3, 10), np.float32))
     capfd.readouterr()
     assert_same(ms_vit.Predictor(weights, engine="onnx")(pictures), native(pictures))
     told = capfd.readouterr().err
@@ -297,20 +301,166 @@ def test_a_hubs_folder_keeps_its_export_inside(weights, native, pictures, monkey
     ms_vit.Predictor("model.safetensors", engine="onnx")        # by either name
 
 
+# --- OpenVINO
+
+@pytest.fixture
+def openvino():
+    """Skips where OpenVINO is missing."""
+    return pytest.importorskip("openvino", reason="the engine is checked with: pip install -e .[openvino]")
+
+
+@pytest.fixture
+def compiled(openvino, monkeypatch) -> list:
+    """The models that OpenVINO has compiled since, to be asked what they are."""
+    made: list = []
+
+    class Core(openvino.Core):
+        def compile_model(self, *arguments, **options):
+            made.append(super().compile_model(*arguments, **options))
+            return made[-1]
+
+    monkeypatch.setattr(openvino, "Core", Core)
+    return made
+
+
+def no_bfloat16(openvino) -> bool:
+    return "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def test_openvino_runs_what_onnx_runtime_kept(openvino, used, native, pictures, monkeypatch):
+    forbid_exports(monkeypatch)
+    predictor = ms_vit.Predictor(used, engine="openvino", batch_size=8)
+    images = np.stack([native.prepare(picture) for picture in pictures])
+    expected = native.logits(images)
+    for count in (8, 3, 1):
+        logits = predictor.logits(images[:count])
+        assert logits.dtype == np.float32
+        np.testing.assert_allclose(logits, expected[:count], atol=1e-4, rtol=0)
+    assert_same(predictor(pictures, top_k=10), native(pictures, top_k=10))
+
+
+def test_openvino_as_a_user_types_it_exports_once_and_onnx_runtime_takes_that(openvino, weights, root, run, tmp_path,
+                                                                              monkeypatch):
+    (file,) = kept(weights)
+    good = file.read_bytes()
+    file.unlink()
+    reports = []
+    for engine in ("openvino", "openvino", "onnx"):
+        out = tmp_path / f"{engine}.json"
+        code, _, told = run("eval", weights, "--data", root / "digits", "--engine", engine, "--out", out)
+        assert code == 0, told
+        assert told.startswith(f"exporting {weights} for openvino, once\n{file.name}: run by openvino, its logits "
+                               "differ by ") == (not reports)
+        assert kept(weights) == [file] and file.read_bytes() == good
+        reports.append(json.loads(out.read_text()))
+        forbid_exports(monkeypatch)
+    assert reports[0]["confusion"] == reports[1]["confusion"] == reports[2]["confusion"]
+
+
+def test_openvino_is_told_the_cores_that_the_process_has(used, compiled):
+    before = os.sched_getaffinity(0)
+    try:
+        for cores in (sorted(before)[:1], sorted(before)):
+            os.sched_setaffinity(0, cores)
+            ms_vit.Predictor(used, engine="openvino")
+            assert compiled[-1].get_property("INFERENCE_NUM_THREADS") == len(cores)
+            assert compiled[-1].get_property("NUM_STREAMS") == 1
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize("precision", engines.PRECISIONS)
+def test_openvino_computes_in_the_precision_that_is_asked_for(precision, openvino, compiled, used, native, pictures):
+    if precision == "bfloat16" and no_bfloat16(openvino):
+        pytest.skip("this processor has no bfloat16")
+    predictor = ms_vit.Predictor(used, engine="openvino", precision=precision, batch_size=8)
+    images = np.stack([native.prepare(picture) for picture in pictures])
+    expected = native.logits(images)
+    difference = checked.rms(predictor.logits(images) - expected) / checked.rms(expected)
+    low, high = {"float32": (0, 1e-5), "bfloat16": (5e-4, 0.03)}[precision]
+    assert low <= difference < high
+    assert compiled[-1].get_property("INFERENCE_PRECISION_HINT").get_type_name() == {"float32": "f32",
+                                                                                     "bfloat16": "bf16"}[precision]
+
+
+def test_bfloat16_whose_logits_are_too_far_is_refused(openvino, weights, pictures, run, monkeypatch):
+    if no_bfloat16(openvino):
+        pytest.skip("this processor has no bfloat16")
+    kept(weights)[0].unlink()
+    monkeypatch.setitem(checked.TOLERANCES, "bfloat16", 1e-5)
+    code, _, told = run("infer", weights, pictures[0], "--engine", "openvino", "--precision", "bfloat16")
+    assert code == 1
+    assert "ms-vit: the logits of the openvino export differ by " in told
+    assert told.endswith(" of their size, more than 1e-05, in openvino; it is not used\n")
+    assert [path.name for path in weights.parent.iterdir()] == [weights.name]
+
+
+def test_openvino_would_compute_in_float32_where_there_is_no_bfloat16_and_is_not_asked(openvino, used, pictures, run,
+                                                                                       monkeypatch):
+    class Core(openvino.Core):
+        def get_property(self, *arguments):
+            return ["FP32", "INT8"]
+
+    monkeypatch.setattr(openvino, "Core", Core)
+    code, _, told = run("infer", used, pictures[0], "--engine", "openvino", "--precision", "bfloat16")
+    assert (code, told) == (2, "ms-vit: bfloat16 needs a processor with AVX512-BF16, and OpenVINO finds none here; "
+                               "take float32\n")
+
+
+# --- the fastest
+
+def lacking(monkeypatch, *libraries: str) -> None:
+    """Makes these impossible to import."""
+    for module in ("onnx_graph", "onnx_runtime", "openvino_ir"):
+        monkeypatch.delitem(sys.modules, f"ms_vit.weights.exports.{module}", raising=False)
+        monkeypatch.delattr(exports, module, raising=False)
+    for library in libraries:
+        monkeypatch.setitem(sys.modules, library, None)
+
+
+@pytest.mark.parametrize(("lacks", "float32", "bfloat16"), [
+    ([], "openvino", "openvino"),
+    (["onnxruntime"], "openvino", "openvino"),
+    (["openvino"], "onnx", "mindspore"),
+    (["openvino", "onnxruntime"], "mindspore", "mindspore"),
+    (["onnx"], "mindspore", "mindspore"),
+])
+def test_auto_is_the_fastest_that_is_installed(lacks, float32, bfloat16, openvino, monkeypatch):
+    lacking(monkeypatch, *lacks)
+    assert (fastest(None, "float32"), fastest(None, "bfloat16")) == (float32, bfloat16)
+
+
+def test_auto_stays_on_an_accelerator(openvino, monkeypatch):
+    monkeypatch.setattr(engines, "use_device", lambda device: "Ascend")
+    assert fastest(None, "float32") == "mindspore"
+
+
+@pytest.mark.parametrize(("lacks", "takes"), [([], "openvino"), (["openvino"], "onnx")])
+def test_auto_as_a_user_types_it_says_what_it_takes(lacks, takes, openvino, used, native, pictures, run, tmp_path,
+                                                    monkeypatch):
+    lacking(monkeypatch, *lacks)
+    code, _, told = run("infer", used, *pictures, "--engine", "auto", "--out", tmp_path, "--top-k", 2)
+    assert code == 0, told
+    assert told.splitlines()[0] == f"engine: {takes}, the fastest here for float32"
+    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    expected = [[p.index for p in answer] for answer in native(pictures, top_k=2)]
+    assert [[p["index"] for p in line["predictions"]] for line in lines] == expected
+
+
 # --- mistakes
 
-@pytest.mark.parametrize("library", ["onnxruntime", "onnx"])
-def test_a_missing_library_is_named_with_its_remedy(library, used, pictures, run, monkeypatch):
-    monkeypatch.delitem(sys.modules, "ms_vit.weights.exports.onnx_graph", raising=False)
-    monkeypatch.delattr(exports, "onnx_graph", raising=False)
-    monkeypatch.setitem(sys.modules, library, None)
-    code, _, told = run("infer", used, pictures[0], "--engine", "onnx")
+@pytest.mark.parametrize(("engine", "library"), [("onnx", "onnxruntime"), ("onnx", "onnx"), ("openvino", "openvino"),
+                                                 ("openvino", "onnx")])
+def test_a_missing_library_is_named_with_its_remedy(engine, library, used, pictures, run, monkeypatch):
+    lacking(monkeypatch, library)
+    code, _, told = run("infer", used, pictures[0], "--engine", engine)
     assert code == 2
-    assert told == f'ms-vit: the onnx export needs {library}; run: pip install "ms-vit[onnx]"\n'
+    assert told == f'ms-vit: the {engine} export needs {library}; run: pip install "ms-vit[{engine}]"\n'
 
 
 @pytest.mark.parametrize(("options", "says"), [
-    (["--engine", "torch"], 'no engine "torch"; there are mindspore, onnx'),
+    (["--engine", "torch"], 'no engine "torch"; there are openvino, onnx, mindspore, auto'),
+    (["--engine", "openvino", "--device", "GPU"], "--engine openvino runs on the CPU, not on GPU; leave --device out"),
     (["--engine", "onnx", "--device", "Ascend"], "--engine onnx runs on the CPU, not on Ascend; leave --device out"),
 ])
 def test_a_wrong_engine_or_device_gets_one_line(options, says, used, root, pictures, run, tmp_path):

@@ -48,6 +48,8 @@ VARIANTS = {
 
 def library(name: str) -> None:
     """Skips where a format's library is missing."""
+    if name == "openvino":
+        pytest.importorskip("openvino", reason="it is checked with: pip install -e .[openvino]")
     if name in ("timm", "huggingface"):
         reason = f"it is checked with: pip install -e .[{name}]"
         pytest.importorskip("torch", reason=reason)
@@ -131,14 +133,15 @@ def exported(checkpoint, tmp_path_factory):
 def test_an_export_tells_the_difference_and_leaves_ordinary_files(name, exported):
     out, result = exported(name).out, exported(name).result
     assert result | {"difference": 0} == {"out": str(out), "format": name, "difference": 0,
-                                          "compared_with": FORMATS[name].runner}
+                                          "compared_with": FORMATS[name].runner, "int8": None}
     assert 0 <= result["difference"] < 1e-5
     assert [path.name for path in out.parents[1].iterdir()] == ["new"]
     for path in out.parent.rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) == (0o750 if path.is_dir() else 0o640), path     # by the umask 027
     made = {str(path.relative_to(out.parent)) for path in out.parent.rglob("*") if path.is_file()}
     assert made == {
-        "onnx": {"small.onnx"}, "safetensors": {"small.safetensors"}, "mindir": {"small.mindir", "small.mindir.json"},
+        "onnx": {"small.onnx"}, "openvino": {"small.xml", "small.bin", "small.json"},
+        "safetensors": {"small.safetensors"}, "mindir": {"small.mindir", "small.mindir.json"},
         "timm": {"small/model.safetensors", "small/config.json"},
         "huggingface": {"small/model.safetensors", "small/config.json", "small/preprocessor_config.json"}}[name]
 
@@ -146,9 +149,11 @@ def test_an_export_tells_the_difference_and_leaves_ordinary_files(name, exported
 # --- ONNX
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_onnx_has_every_vit(variant, tmp_path):
+def test_onnx_and_openvino_have_every_vit(variant, tmp_path):
     original = source(**VARIANTS[variant])
     assert difference("onnx", original, tmp_path / "a.onnx") < 2e-5
+    library("openvino")
+    assert difference("openvino", original, tmp_path / "a.xml") < 2e-5
 
 
 @pytest.mark.parametrize(("pool", "gelu"), [("cls", "exact"), ("mean", "tanh")])
@@ -372,7 +377,7 @@ def test_another_librarys_weights_are_exported_by_the_models_name(exported, run,
 # --- mistakes and mishaps
 
 def test_too_large_a_difference_is_a_failure_and_leaves_what_was_there(checkpoint, run, tmp_path, monkeypatch):
-    from ms_vit.weights.exports import onnx_graph
+    from ms_vit.weights.exports import onnx_graph, onnx_runtime
 
     def write(source: Source, path: Path) -> None:
         model = onnx_graph.build(source)
@@ -380,7 +385,7 @@ def test_too_large_a_difference_is_a_failure_and_leaves_what_was_there(checkpoin
         bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(2e-4), "head.bias"))
         onnx.save(model, path)
 
-    monkeypatch.setattr(onnx_graph, "write", write)
+    monkeypatch.setattr(onnx_runtime, "write", write)
     (tmp_path / "small.onnx").write_text("the one before")
     code, _, told = run("export", checkpoint, "--format", "onnx", "--out", tmp_path / "small.onnx")
     assert code == 1
@@ -391,21 +396,22 @@ def test_too_large_a_difference_is_a_failure_and_leaves_what_was_there(checkpoin
 
 @pytest.mark.parametrize("answer", ["nan", "error"])
 def test_an_export_that_does_not_run_is_a_failure(answer, checkpoint, run, tmp_path, monkeypatch):
-    from ms_vit.weights.exports import onnx_graph
+    from ms_vit.weights.exports import onnx_runtime
 
     def logits(batch: np.ndarray) -> np.ndarray:
         if answer == "error":
             raise RuntimeError("no kernel\nfor this")
         return np.full((len(batch), 5), np.nan if len(batch) > 1 else 0, np.float32)
 
-    monkeypatch.setattr(onnx_graph, "run", lambda path: logits)
+    monkeypatch.setattr(onnx_runtime, "run", lambda path: logits)
     code, _, told = run("export", checkpoint, "--format", "onnx", "--out", tmp_path / "small.onnx")
     assert code == 1 and len(told) == 1
     assert {"nan": "differ by nan", "error": "onnxruntime can't run the onnx export (no kernel)"}[answer] in told[0]
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("name", "module"), [("onnx", "onnxruntime"), ("timm", "timm"), ("huggingface", "torch")])
+@pytest.mark.parametrize(("name", "module"), [("onnx", "onnxruntime"), ("openvino", "openvino"),
+                                              ("timm", "timm"), ("huggingface", "torch")])
 def test_a_missing_library_is_named_with_its_remedy(name, module, checkpoint, run, tmp_path, monkeypatch):
     own = f"ms_vit.weights.exports.{FORMATS[name].module}"
     monkeypatch.delitem(sys.modules, own, raising=False)
@@ -418,8 +424,9 @@ def test_a_missing_library_is_named_with_its_remedy(name, module, checkpoint, ru
 
 
 @pytest.mark.parametrize(("name", "out", "says"), [
-    ("tflite", "a.tflite", 'no format "tflite"; there are onnx, mindir, safetensors, timm, huggingface'),
+    ("tflite", "a.tflite", 'no format "tflite"; there are onnx, openvino, mindir, safetensors, timm, huggingface'),
     ("onnx", "a.bin", "ends in .onnx"),
+    ("openvino", "a.bin", "ends in .xml"),
     ("mindir", "a", "ends in .mindir"),
     ("onnx", "folder.onnx", "is a folder"),
     ("timm", "a.safetensors", "writes a folder"),

@@ -5,7 +5,7 @@ import mindspore as ms
 import mindspore.dataset as ds
 import numpy as np
 import pytest
-from mindspore import Parameter, nn
+from mindspore import Parameter, nn, ops
 from mindspore.train import Callback, Model
 
 from ms_vit.models.config import ViTConfig
@@ -13,6 +13,7 @@ from ms_vit.models.kernels import compiled
 from ms_vit.models.vit import ViT
 from ms_vit.training.callbacks import DataWait
 from ms_vit.training.ema import Average
+from ms_vit.training.gradients import hyper_map, scaled
 from ms_vit.training.losses import CrossEntropy
 from ms_vit.training.mixing import Mixup
 from ms_vit.training.optimizers import Adam, decays, trainable
@@ -102,15 +103,15 @@ def test_the_imagenet_recipes_smoothing_is_the_tutorials():
 
 
 class Shown(nn.Cell):
-    """Stands for an optimiser, and returns the gradients that it is given."""
+    """Stands for an optimiser, and returns the gradients that it is given, times their factor."""
 
     def __init__(self, params):
         super().__init__(auto_prefix=False)
         self.params = params
         self.step = Parameter(ms.Tensor([0], ms.int32), name="step")
 
-    def construct(self, gradients):
-        return gradients
+    def construct(self, gradients, factor):
+        return hyper_map(ops.partial(scaled, factor), gradients)
 
 
 def test_clipping_bounds_the_joint_norm_and_leaves_small_gradients():

@@ -33,7 +33,7 @@ def test_an_old_checkpoint_answers_as_it_did(inner, old_run, logits):
 
 
 def test_an_old_onnx_file_answers_as_it_did(logits):
-    run = pytest.importorskip("ms_vit.weights.exports.onnx_graph", reason="onnx and onnxruntime are needed").run
+    run = pytest.importorskip("ms_vit.weights.exports.onnx_runtime", reason="onnx and onnxruntime are needed").run
     images, expected = logits
     np.testing.assert_allclose(run(OLD / "digits.onnx")(images), expected, atol=1e-5)
 

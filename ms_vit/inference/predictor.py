@@ -12,7 +12,8 @@ from PIL import Image
 from ms_vit.data.images import read_image
 from ms_vit.data.threads import in_order, thread_pool
 from ms_vit.errors import UsageError
-from ms_vit.inference.engines import Logits, load_engine
+from ms_vit.inference.engines import load_engine
+from ms_vit.inference.kept import Logits
 from ms_vit.inference.scores import Scores
 from ms_vit.progress import track
 from ms_vit.runs.checkpoints import model_file
@@ -31,10 +32,11 @@ class Prediction:
 class Predictor:
     """Names what is on pictures: Predictor("runs/digits")(["a.png", "b.jpg"], top_k=5).
 
-    checkpoint: a run folder (its best checkpoint), one of its checkpoints, or a weight file of any format.
+    checkpoint: a run folder (its best checkpoint), one of its checkpoints, a weight file of any format, or what was
+    exported for OpenVINO (.xml).
     model: the name of the network, for another library's weights: "vit_base_patch16_224".
     batch_size: pictures that go through the network at once; any number of pictures will do.
-    engine: "mindspore", or "onnx" for ONNX Runtime; see engines.py.
+    engine: "mindspore", "onnx" for ONNX Runtime, "openvino", or "auto", the fastest of them here; see engines.py.
     precision: "float32", or "bfloat16" on a CPU with AVX512-BF16, which rounds what enters matrix products.
 
     Raises DataError where there is no whole checkpoint, or a picture can't be read, and UsageError where batch_size is

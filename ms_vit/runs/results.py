@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ms_vit.errors import DataError
+from ms_vit.recipe import Recipe
 from ms_vit.runs.checkpoints import MANIFEST
 
 
@@ -17,6 +18,12 @@ def run_of(weights: Path) -> Path | None:
             if (checkpoints := path.parent.parent).name == "checkpoints":
                 return checkpoints.parent
     return None
+
+
+def holdout_of(weights: Path) -> float | None:
+    """The share that the run of these weights holds out of its training images; None where there is no such."""
+    run = run_of(weights)
+    return Recipe.load(run / "recipe.yaml").data.holdout if run and (run / "recipe.yaml").is_file() else None
 
 
 def results_folder(weights: Path) -> Path:

@@ -236,8 +236,8 @@ class StridedConv(nn.Cell):
 class Attend(nn.Cell):
     """softmax(q k^T / sqrt(d)) v for each head (Vaswani et al. 2017, eq. 1): [B, N, 3 * H * d] -> [B, N, H * d].
 
-    The input holds the queries of all heads, then the keys, then the values. `dropout` acts on the softmax. Where products
-    are computed in bfloat16, input and output are bfloat16; float32 is what attention with dropout gives.
+    The input holds the queries of all heads, then the keys, then the values. `dropout` acts on the softmax. Where
+    products are computed in bfloat16, input and output are bfloat16; float32 is what attention with dropout gives.
     """
 
     def __init__(self, num_heads: int, head_dim: int, dropout: float = 0.0):

@@ -1,8 +1,8 @@
 """Matrix products in bfloat16 on the CPU, by operators of our own (bfloat16.h).
 
-What enters a product is rounded to 8 bits of mantissa, and is stored so where nothing else reads it; weights, residuals,
-sums and gradients stay float32. MindSpore has no such kernels for the CPU. It is how a network computes and not what it is, so no ViTConfig
-says it, and a checkpoint is the same whichever trained it.
+What enters a product is rounded to 8 bits of mantissa, and is stored so where nothing else reads it; weights,
+residuals, sums and gradients stay float32. MindSpore has no such kernels for the CPU. It is how a network computes and
+not what it is, so no ViTConfig says it, and a checkpoint is the same whichever trained it.
 """
 
 import contextlib
@@ -151,6 +151,6 @@ class Block(compiled.Single):
 
 
 def packed(weight: Tensor) -> Tensor:
-    """The weight [out, in] of a dense layer, as its product reads it: [out / 64, in / 2, 64] pairs, rounded up, int32."""
+    """A dense layer's weight [out, in] as its product reads it: pairs [out / 64, in / 2, 64], rounded up, as int32."""
     shape = [-(-weight.shape[0] // 64), -(-weight.shape[1] // 2), 64]
     return compiled.operator("pack_bfloat16", lambda w: shape, lambda w: ms.int32)(weight)

@@ -220,9 +220,9 @@ class SquareSum(Single):
 class Adam(nn.Cell):
     """A step of Adam or AdamW in one pass, which changes its first three inputs; see training/optimizers.py.
 
-    (param [...], moment1 [...], moment2 [...], gradient [...], common [8], own [2]) -> done [1], float32. `common` are a
-    factor of the gradient, the learning rate, beta1, beta2, both to the power of the step, epsilon, and whether weight
-    decay is decoupled (1 or 0); `own` are a factor of the rate, and weight decay.
+    (param [...], moment1 [...], moment2 [...], gradient [...], common [8], own [2]) -> done [1], float32. `common` are
+    a factor of the gradient, the learning rate, beta1, beta2, both to the power of the step, epsilon, and whether
+    weight decay is decoupled (1 or 0); `own` are a factor of the rate, and weight decay.
     """
 
     def __init__(self):

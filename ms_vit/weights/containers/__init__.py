@@ -82,6 +82,8 @@ def read_container(path: Path, head: bytes) -> WeightFile:
         return read_stream(path)
     if is_safetensors(head):
         return read_safetensors(path)
+    if is_openvino(head):
+        raise BadFile("is an OpenVINO model, which eval and infer run by --engine openvino, and nothing else does")
     if WEB_PAGE.match(head):
         raise BadFile("is a web page, not weights; the download went wrong")
     if head.startswith(b"version https://git-lfs"):
@@ -91,6 +93,11 @@ def read_container(path: Path, head: bytes) -> WeightFile:
     if head.startswith(b"\x80"):
         raise BadFile("is a pickle, but not one of torch.save's; save the state dict by torch.save, or as safetensors")
     raise BadFile("is no safetensors, PyTorch, NumPy (.npz) or MindSpore (.ckpt) file; look at what it is")
+
+
+def is_openvino(head: bytes) -> bool:
+    """Whether a file that begins so is the graph of an OpenVINO model."""
+    return head.startswith(b"<?xml") and b"<net " in head
 
 
 def read_zipped(path: Path) -> WeightFile:

@@ -8,13 +8,14 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
 from ms_vit.errors import UsageError
 from ms_vit.weights.exports.source import Source
 
-__all__ = ["FORMATS", "Exporter", "Source", "exporter"]
+__all__ = ["FORMATS", "Exporter", "Source", "exporter", "imported"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Format:
 
 
 FORMATS = {
-    "onnx": Format("onnx_graph", ".onnx", "onnxruntime"),
+    "onnx": Format("onnx_runtime", ".onnx", "onnxruntime"),
+    "openvino": Format("openvino_ir", ".xml", "openvino"),
     "mindir": Format("mindir", ".mindir", "MindSpore's GraphCell"),
     "safetensors": Format("safetensors_file", ".safetensors", "ms-vit"),
     "timm": Format("timm_folder", "", "timm"),
@@ -52,11 +54,16 @@ def exporter(name: str) -> Exporter:
     if name not in FORMATS:
         raise UsageError(f'no format "{name}"; there are {", ".join(FORMATS)}')
     known = FORMATS[name]
+    module = imported(known.module, name, known.runner, name)
+    return Exporter(**vars(known), name=name, write=module.write, run=module.run)
+
+
+def imported(module: str, what: str, library: str, extra: str) -> ModuleType:
+    """A module of this package, for an export that is called `what`; UsageError where its library can't be imported."""
     try:
-        module = importlib.import_module(f"{__name__}.{known.module}")
+        return importlib.import_module(f"{__name__}.{module}")
     except ModuleNotFoundError as error:
-        raise UsageError(f'the {name} export needs {error.name}; run: pip install "ms-vit[{name}]"') from error
+        raise UsageError(f'the {what} export needs {error.name}; run: pip install "ms-vit[{extra}]"') from error
     except (ImportError, RuntimeError, AttributeError) as error:    # two libraries whose versions don't go together
         reason = (str(error).splitlines() or ["it gives no reason"])[0]
-        raise UsageError(f"the {name} export needs {known.runner}, which can't be imported here: {reason}") from error
-    return Exporter(**vars(known), name=name, write=module.write, run=module.run)
+        raise UsageError(f"the {what} export needs {library}, which can't be imported here: {reason}") from error

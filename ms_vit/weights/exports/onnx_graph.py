@@ -11,24 +11,22 @@ Input "images" [batch, C, H, W], float32 and normalised; output "logits" [batch,
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 import ms_vit
 from ms_vit import caches
-from ms_vit.device import cpu_count
 from ms_vit.errors import UsageError
 from ms_vit.weights.exports.source import Source
 
 OPSET = 17                  # the first with LayerNormalization
 MAX_BYTES = 2_000_000_000   # of a protobuf, which an ONNX file is
+LOGITS = "logits"           # the entry of metadata that holds a kept file's
 
 
 class Graph:
@@ -198,7 +196,11 @@ class Writer:
 
 
 def build(source: Source) -> onnx.ModelProto:
-    """The network as an ONNX model."""
+    """The network as an ONNX model. Raises UsageError where it is too large for one."""
+    size = sum(array.nbytes for array in source.arrays.values())
+    if size > MAX_BYTES:
+        raise UsageError(f"the network's weights take {size / 1e9:.1f} GB, and an ONNX file holds "
+                         f"{MAX_BYTES / 1e9:.0f} GB; safetensors and MindSpore have no bound")
     writer = Writer(source)
     graph = writer.graph
     graph.add("logits", "Identity", writer.vit())
@@ -215,24 +217,20 @@ def build(source: Source) -> onnx.ModelProto:
 
 
 def write(source: Source, path: Path) -> None:
-    size = sum(array.nbytes for array in source.arrays.values())
-    if size > MAX_BYTES:
-        raise UsageError(f"the network's weights take {size / 1e9:.1f} GB, and an ONNX file holds "
-                         f"{MAX_BYTES / 1e9:.0f} GB; safetensors and MindSpore have no bound")
     path.write_bytes(build(source).SerializeToString())
 
 
-def run(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = cpu_count()      # onnxruntime counts the machine's cores, a container's or not
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(["logits"], {"images": images})[0]
+def seal(path: Path, key: str, logits: np.ndarray) -> None:
+    """Appends to an ONNX file two more entries of metadata: its network's own logits, and its seal; see caches.py.
 
-
-def seal(path: Path, key: str) -> None:
-    """Appends to an ONNX file one more entry of metadata, its seal; see caches.py.
-
-    Protobufs that are joined end to end are read as one, so it is an ONNX file still.
+    logits: [n, num_classes] float32. Protobufs that are joined end to end are read as one, so it is an ONNX file still.
     """
-    entry = onnx.StringStringEntryProto(key="seal", value="0" * caches.DIGITS)
-    caches.seal(path, key, onnx.ModelProto(metadata_props=[entry]).SerializeToString()[:-caches.DIGITS])
+    entries = [onnx.StringStringEntryProto(key=LOGITS, value=json.dumps(logits.tolist())),
+               onnx.StringStringEntryProto(key="seal", value="0" * caches.DIGITS)]
+    caches.seal(path, key, onnx.ModelProto(metadata_props=entries).SerializeToString()[:-caches.DIGITS])
+
+
+def sealed_logits(path: Path) -> np.ndarray:
+    """The logits that a sealed file has, [n, num_classes] float32."""
+    entries = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    return np.array(json.loads(entries[LOGITS]), np.float32)
