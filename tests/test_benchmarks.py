@@ -166,7 +166,7 @@ def test_openvino_runs_our_export(precision):
             if "OpenVINO has no bfloat16 on this processor" not in str(failure):
                 raise
             pytest.skip(str(failure))
-        assert row.framework.startswith("OpenVINO 20") and row.versions["openvino"] and "mindspore" not in row.versions
+        assert row.framework.startswith("OpenVINO 20") and row.versions["openvino"]
         assert row.parameters == sum(p.numel() for p in timm_model().parameters())
         assert worker.steps(1)["seconds"] > 0
 

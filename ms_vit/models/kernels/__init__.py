@@ -265,8 +265,9 @@ class Attend(nn.Cell):
             if self.flash and qkv.dtype != ms.float32:
                 q, k, v = ops.split(qkv, self.width, axis=-1)
                 return ops.flash_attention_score(q, k, v, self.num_heads, scalar_value=self.scale)
-        # MindSpore has few operators for bfloat16 on the CPU.
-        return self.plain(qkv.astype(ms.float32) if self.fused is not None else qkv)
+        if self.fused is not None and qkv.dtype == ms.bfloat16:     # MindSpore has few operators for that on the CPU
+            qkv = qkv.astype(ms.float32)
+        return self.plain(qkv)
 
     def plain(self, qkv):
         q, k, v = ops.split(qkv, self.width, axis=-1)                      # 3 x [B, N, H * d]
