@@ -38,7 +38,7 @@ def typical_side(files: Sequence[Path]) -> int:
 
 
 def reduction(width: int, height: int, at_least: AtLeast | None) -> int:
-    """By how much a JPEG is reduced as it is decoded: 8, 4, 2 or 1, the most that leaves its sides `at_least` so long."""
+    """By how much a JPEG is reduced as it is decoded: 8, 4, 2 or 1, the most that leaves `at_least` of its sides."""
     if at_least is None:
         return 1
     low, narrow = at_least if isinstance(at_least, tuple) else (at_least, at_least)
