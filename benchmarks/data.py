@@ -70,7 +70,7 @@ class Job:
 JOBS = {
     "photos": Job("JPEG 500x375 -> 224", "JPEG", 500, 375, 224, 640, ("files", "memory", "pillow", "torch")),
     # As large as a camera's files for their pixels, a third of a byte for each.
-    "large": Job("JPEG 2000x1500 -> 224", "JPEG", 2000, 1500, 224, 96,
+    "large": Job("JPEG 2000x1500 -> 224", "JPEG", 2000, 1500, 224, 64,
                  ("files", "pillow", "torch", "files reduced", "pillow reduced", "torch reduced"), quality=75),
     "small": Job("PNG 32x32 -> 32", "PNG", 32, 32, 32, 6400, ("files", "memory", "torch")),
 }

@@ -10,7 +10,7 @@ pytest.importorskip("torch", reason="the benchmark's other contender: pip instal
 pytest.importorskip("benchmarks.torch_cpu")
 
 
-EVERY = ("files", "memory", "pillow", "torch", "files reduced", "pillow reduced", "torch reduced")
+EVERY = ("files", "pillow reduced", "torch", "torch reduced")
 
 
 def test_every_contender_goes_through_the_folder_and_gets_its_row(tmp_path, monkeypatch):
