@@ -390,8 +390,8 @@ def test_reduced_decoding_is_the_same_from_files_from_memory_and_in_prediction(d
     found, kept = (batches(tmp_path, training=False, transforms=prepared.transforms, keep=keep) for keep in (0, MUCH))
     alone = np.stack([prepared.apply(prepared.operations(), read_image(file, prepared.at_least)) for file in files])
     assert equal(found, kept) and (np.concatenate([images for images, _ in found]) == alone).all()
-    whole = batches(tmp_path, training=False, transforms=[decode.replace("at_least=resize_size", "").replace(", )", ")"),
-                                                          *prepared.transforms[1:]])
+    entire = "Decode(to_pil=True)" if "to_pil" in decode else "Decode()"
+    whole = batches(tmp_path, training=False, transforms=[entire, *prepared.transforms[1:]])
     assert not equal(found, whole)
 
 
