@@ -41,6 +41,7 @@ setup(
         "safetensors",
         "scikit-learn",                             # the digits
         "scipy",                                    # ImageNet's meta.mat
+        "simplejpeg>=1.6",                          # decodes JPEGs by libjpeg-turbo, and reduced
         "tqdm",
     ],
     extras_require={

@@ -2,9 +2,13 @@
 
 A folder of synthetic photos is made, and gone through from start to end by each contender in turns:
 
-    files    ours, decoding every image in every pass, as for a set that doesn't fit in memory
-    memory   ours in every epoch after the first of a set that fits
-    torch    torch.utils.data.DataLoader over torchvision's ImageFolder (Pillow), with a process for each core
+    files            ours, decoding every image in every pass, as for a set that doesn't fit in memory
+    memory           ours in every epoch after the first of a set that fits
+    pillow           ours with Pillow's resampling, as for other libraries' weights: the pixels that torchvision makes
+    torch            torch.utils.data.DataLoader over torchvision's ImageFolder (Pillow), with a process for each core
+    files reduced, pillow reduced, torch reduced
+                     the same, of JPEGs that are decoded at 1/2, 1/4 or 1/8 of their size: Decode(at_least=...) of ours,
+                     Pillow's draft of torchvision's
 
 Batches are those that training and evaluation get: [B, 3, H, W] float32, normalised, with the default operations.
 """
@@ -19,10 +23,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -33,8 +38,8 @@ from benchmarks.report import RESULTS, machine, markdown, on, text, write
 from ms_vit import cli
 from ms_vit.progress import track
 
-PACKAGES = ("mindspore", "torch", "torchvision", "pillow")
-CONTENDERS = ("files", "memory", "torch")
+PACKAGES = ("mindspore", "torch", "torchvision", "pillow", "simplejpeg")
+REDUCED = " reduced"
 MODES = ("training", "evaluation")
 CLASSES = 10
 
@@ -49,12 +54,25 @@ class Job:
     height: int
     image_size: int
     images: int
+    contenders: tuple[str, ...]
+    quality: int = 90       # of JPEGs
     batch: int = 32
+
+    def at_least(self, mode: str) -> int:
+        """What the sides of a reduced image keep, in pixels: in training, a crop of a quarter of it is the model's."""
+        return 2 * self.image_size if mode == "training" else int(self.image_size / 0.875)
+
+    def running(self, mode: str) -> list[str]:
+        """The contenders of a mode: training crops before it resizes, and there Pillow has no part in it."""
+        return [who for who in self.contenders if mode == "evaluation" or not who.startswith("pillow")]
 
 
 JOBS = {
-    "photos": Job("JPEG 500x375 -> 224", "JPEG", 500, 375, 224, images=640),
-    "small": Job("PNG 32x32 -> 32", "PNG", 32, 32, 32, images=6400),
+    "photos": Job("JPEG 500x375 -> 224", "JPEG", 500, 375, 224, 640, ("files", "memory", "pillow", "torch")),
+    # As large as a camera's files for their pixels, a third of a byte for each.
+    "large": Job("JPEG 2000x1500 -> 224", "JPEG", 2000, 1500, 224, 64,
+                 ("files", "pillow", "torch", "files reduced", "pillow reduced", "torch reduced"), quality=75),
+    "small": Job("PNG 32x32 -> 32", "PNG", 32, 32, 32, 6400, ("files", "memory", "torch")),
 }
 
 
@@ -87,28 +105,43 @@ def make_folder(job: Job, split: Path) -> None:
     for number in track(range(job.images), f"making {job.title.partition(' ->')[0]}", "images"):
         folder = split / f"class{number % CLASSES}"
         folder.mkdir(parents=True, exist_ok=True)
-        options = {"quality": 90} if job.format == "JPEG" else {}
+        options = {"quality": job.quality} if job.format == "JPEG" else {}
         photo(job, number).save(folder / f"{number:05d}.{job.format.lower()}", job.format, **options)
 
 
-# --- contenders, each in a process of its own: a function that goes through the folder once
+# --- contenders, each in a process of its own: a function that gives the folder's batches, from start to end
 
-def ours(job: Job, mode: str, split: Path, *, keep: int) -> Callable[[], int]:
+def operations(job: Job, mode: str, contender: str) -> list[str]:
+    """What ours does to an image."""
+    from ms_vit.data.preprocessing import Preprocessing
+    from ms_vit.recipe import Augment
+    from ms_vit.weights.formats.pretrained import BILINEAR
+
+    if mode == "training":
+        texts = Augment().train
+    else:
+        texts = BILINEAR if contender.startswith("pillow") else Preprocessing(image_size=job.image_size).transforms
+    if not contender.endswith(REDUCED):
+        return texts
+    decode = "Decode(to_pil=True, " if "to_pil" in texts[0] else "Decode("
+    return [f"{decode}at_least={job.at_least(mode)})", *texts[1:]]
+
+
+def ours(contender: str, job: Job, mode: str, split: Path) -> Callable[[], Iterable[Any]]:
     from ms_vit.data.labels import Labels
     from ms_vit.data.pipeline import Batches, numpy_batches
     from ms_vit.data.preprocessing import Preprocessing
-    from ms_vit.recipe import Augment
 
     ids = [f"class{number}" for number in range(CLASSES)]
-    preprocessing = (Preprocessing(image_size=job.image_size, transforms=Augment().train) if mode == "training"
-                     else Preprocessing(image_size=job.image_size))
+    preprocessing = Preprocessing(image_size=job.image_size, transforms=operations(job, mode, contender))
     batches = Batches(split, Labels(ids, ids), preprocessing, batch_size=job.batch, training=mode == "training",
-                      keep=keep)
-    return lambda: sum(len(labels) for _, labels in numpy_batches(batches.epoch()))
+                      keep=2**40 if contender == "memory" else 0)
+    return lambda: numpy_batches(batches.epoch())
 
 
-def torchs(job: Job, mode: str, split: Path) -> Callable[[], int]:
+def torchs(contender: str, job: Job, mode: str, split: Path) -> Callable[[], Iterable[Any]]:
     from benchmarks import torch_cpu  # noqa: F401
+    from ms_vit.data.images import picture
 
     # isort: split
     from torch.utils.data import DataLoader
@@ -118,17 +151,22 @@ def torchs(job: Job, mode: str, split: Path) -> Callable[[], int]:
             else [transforms.Resize(int(job.image_size / 0.875)), transforms.CenterCrop(job.image_size)])
     operations = transforms.Compose([*crop, transforms.ToTensor(),
                                      transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
-    loader = DataLoader(datasets.ImageFolder(str(split), operations), batch_size=job.batch, num_workers=cores(),
+    reduced = {"loader": lambda path: picture(Path(path), job.at_least(mode))} if contender.endswith(REDUCED) else {}
+    images = datasets.ImageFolder(str(split), operations, **reduced)
+    loader = DataLoader(images, batch_size=job.batch, num_workers=cores(),
                         shuffle=mode == "training", drop_last=mode == "training", persistent_workers=True)
-    return lambda: sum(len(labels) for _, labels in loader)
+    return lambda: loader
 
 
 def serve(contender: str, job: Job, mode: str, split: Path) -> None:
     """Goes through the folder for each line of stdin, and answers with the images/s; a first pass is a warm-up."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)       # whatever a library prints is no answer
-    go = (torchs(job, mode, split) if contender == "torch"
-          else ours(job, mode, split, keep=2**40 if contender == "memory" else 0))
+    batches = (torchs if contender.startswith("torch") else ours)(contender, job, mode, split)
+
+    def go() -> int:
+        return sum(len(labels) for _, labels in batches())
+
     go()
     print("ready", file=answers, flush=True)
     for _ in sys.stdin:
@@ -171,10 +209,11 @@ class Worker:
 def measure(name: str, mode: str, split: Path, rounds: int) -> Iterator[Row]:
     """The contenders in turns, in an order drawn anew each round, so that whatever else the machine does hits all."""
     with ExitStack() as stack:
-        workers = {who: stack.enter_context(Worker(who, JOBS[name], mode, split)) for who in CONTENDERS}
-        rows = {who: Row(name, mode, who) for who in CONTENDERS}
+        contenders = JOBS[name].running(mode)
+        workers = {who: stack.enter_context(Worker(who, JOBS[name], mode, split)) for who in contenders}
+        rows = {who: Row(name, mode, who) for who in contenders}
         for _ in track(range(rounds), f"{name}, {mode}", "rounds"):
-            for who in random.sample(CONTENDERS, len(CONTENDERS)):
+            for who in random.sample(contenders, len(contenders)):
                 rows[who].speeds.append(workers[who].speed())
     yield from rows.values()
 
@@ -182,8 +221,9 @@ def measure(name: str, mode: str, split: Path, rounds: int) -> Iterator[Row]:
 def table(rows: list[Row]) -> list[list[str]]:
     lines = [["job", "mode", "contender", "images/s", "min - max", "x torch"]]
     for row in rows:
+        rival = "torch reduced" if row.contender.endswith(REDUCED) else "torch"
         torch = next(other.median for other in rows if (other.job, other.mode, other.contender)
-                     == (row.job, row.mode, "torch"))
+                     == (row.job, row.mode, rival))
         lines.append([JOBS[row.job].title, row.mode, row.contender, f"{row.median:,.0f}",
                       f"{min(row.speeds):,.0f} - {max(row.speeds):,.0f}", f"{row.median / torch:.2f}"])
     return lines
@@ -201,7 +241,7 @@ def data(jobs: str = ",".join(JOBS), rounds: int = 9, out: Path = RESULTS, name:
     """Go through folders of synthetic images with our pipelines and PyTorch's, and print a table.
 
     Args:
-        jobs: which folders, by commas - photos, small.
+        jobs: which folders, by commas - photos, large, small.
         rounds: passes of each contender.
         out: folder of the results.
         name: of the results' files (default: data-DATE).

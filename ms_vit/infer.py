@@ -95,11 +95,10 @@ class Look:
 
 def look(predictor: "Predictor", file: Path, name: str | Path) -> Look:
     """Reads a picture; what comes back is small, so that no more large photos are in memory than there are threads."""
-    from ms_vit.data.images import read_image
     from ms_vit.reports.gallery import fit
 
     try:
-        picture = read_image(file)
+        picture = predictor.read(file)
     except DataError as error:
         return Look(file, name, error=str(error))
     return Look(file, name, predictor.prepare(picture), fit(picture))

@@ -90,7 +90,8 @@ class Augment:
     """
 
     train: list[str] = field(default_factory=lambda: [
-        "RandomCropDecodeResize(image_size, scale=(0.08, 1.0), ratio=(0.75, 1.333))",
+        "Decode()",
+        "RandomResizedCrop(image_size, scale=(0.08, 1.0), ratio=(0.75, 1.333))",
         "RandomHorizontalFlip(0.5)",
         "Normalize(mean, std)",
         "HWC2CHW()",

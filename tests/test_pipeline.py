@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ms_vit.data import operations
+from ms_vit.data import decoding, operations
 from ms_vit.data.images import read_image
 from ms_vit.data.labels import Labels
 from ms_vit.data.memory import memory_share, size_in_memory
@@ -328,6 +328,80 @@ def test_every_kind_of_picture_gives_the_same_pixels_in_training_and_prediction(
     assert (whole(raw) == expected).all()
 
 
+def saved(path, mode="RGB", size=(75, 52), **options):
+    """A picture of blocks in colours, in a mode and a file."""
+    blocks = np.random.default_rng(0).integers(0, 256, (5, 6, 3), np.uint8)
+    Image.fromarray(blocks).resize(size, Image.Resampling.BICUBIC).convert(mode).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize(("mode", "ending", "options"), [
+    ("RGB", "jpg", {}), ("RGB", "jpg", {"subsampling": 0}), ("RGB", "jpg", {"progressive": True}), ("L", "jpg", {}),
+    ("RGB", "jpg", {"keep_rgb": True}), ("CMYK", "jpg", {}), ("RGB", "png", {}), ("P", "png", {})])
+def test_jpegs_are_decoded_to_mindspores_pixels_and_reduced_to_pillows(mode, ending, options, tmp_path):
+    path = saved(tmp_path / f"a.{ending}", mode, **options)
+    content = np.fromfile(path, np.uint8)
+    assert (decoding.Decode()(content) == vision.Decode()(content)).all()
+    for at_least, factor in ((52, 1), (27, 1), (26, 2), (13, 4), (6, 8), (1, 8), ((13, 37), 2), ((1, 19), 2)):
+        drafted = Image.open(path)
+        if ending == "jpg":
+            drafted.draft(None, (75 // factor, 52 // factor))
+            assert drafted.size == (-(-75 // factor), -(-52 // factor))
+        expected = np.asarray(drafted.convert("RGB"))
+        assert np.array_equal(parse(f"Decode(at_least={at_least})").build(NAMES)(content), expected)
+        assert np.array_equal(parse(f"Decode(True, {at_least})").build(NAMES)(content), expected)
+        assert np.array_equal(read_image(path, at_least), expected)
+
+
+@pytest.mark.parametrize("harm", [lambda content: content + b"more", lambda content: content[:300] + content[310:]])
+def test_a_jpeg_that_is_not_quite_right_comes_out_as_by_mindspore_and_pillow(harm, tmp_path):
+    path = saved(tmp_path / "a.jpg", size=(300, 200), quality=95)
+    path.write_bytes(harm(path.read_bytes()))
+    content = np.fromfile(path, np.uint8)
+    assert (decoding.Decode()(content) == vision.Decode()(content)).all()
+    assert np.array_equal(decoding.Decode(100)(content), read_image(path, 100))
+
+
+def test_a_folder_of_jpegs_gives_the_batches_that_mindspores_decode_would(tmp_path, monkeypatch):
+    (tmp_path / "cat").mkdir()
+    for number in range(8):
+        saved(tmp_path / "cat" / f"{number}.{'png' if number == 3 else 'jpg'}", size=(70 + number, 50))
+    drawn = ["Decode()", "RandomResizedCrop(image_size)", "RandomHorizontalFlip(0.5)", "Normalize(mean, std)",
+             "HWC2CHW()"]
+    decoded = []
+    monkeypatch.setattr(decoding.Decode, "__call__", lambda self, content, call=decoding.Decode.__call__:
+                        (decoded.append(1), call(self, content))[1])
+    for keep in (0, MUCH):
+        options = {"training": True, "transforms": drawn, "epochs": 2, "keep": keep, "workers": 2}
+        fast = batches(tmp_path, **options)
+        assert decoded
+        with monkeypatch.context() as patch:
+            patch.setattr("ms_vit.data.pipeline.for_jpegs", lambda operations: operations)
+            assert equal(fast, batches(tmp_path, **options))
+
+
+@pytest.mark.parametrize("decode", ["Decode(at_least=resize_size)", "Decode(to_pil=True, at_least=resize_size)"])
+def test_reduced_decoding_is_the_same_from_files_from_memory_and_in_prediction(decode, tmp_path):
+    (tmp_path / "cat").mkdir()
+    files = [saved(tmp_path / "cat" / f"{number}.jpg", size=(170 + number, 150)) for number in range(5)]
+    prepared = preprocessing([decode, "Resize(resize_size, Inter.BILINEAR)", *preprocessing().transforms[2:]])
+    prepared.check()
+    assert prepared.at_least == 36
+    found, kept = (batches(tmp_path, training=False, transforms=prepared.transforms, keep=keep) for keep in (0, MUCH))
+    alone = np.stack([prepared.apply(prepared.operations(), read_image(file, prepared.at_least)) for file in files])
+    assert equal(found, kept) and (np.concatenate([images for images, _ in found]) == alone).all()
+    entire = "Decode(to_pil=True)" if "to_pil" in decode else "Decode()"
+    whole = batches(tmp_path, training=False, transforms=[entire, *prepared.transforms[1:]])
+    assert not equal(found, whole)
+
+
+def test_reduced_images_take_less_memory(tmp_path):
+    files = [saved(tmp_path / "a.jpg", size=(160, 120))]
+    whole, reduced = (size_in_memory(files, [parse(text).build(NAMES)])
+                      for text in ("Decode()", "Decode(at_least=image_size)"))
+    assert whole == 160 * 120 * 3 and reduced == 80 * 60 * 3
+
+
 @pytest.mark.parametrize(("content", "says"), [
     (b"", "is no image"), (b"no picture at all", "is no image"), (None, "is not there")])
 def test_what_is_no_picture_is_named(content, says, tmp_path):
@@ -487,6 +561,9 @@ def test_a_picture_that_is_decoded_already_is_prepared_as_its_file(transforms, t
     ("RandomOrder([" + "HorizontalFlip(), " * 6 + "])", "1 to 5 operations, not 6"),
     ("VideoDecoder('a.mp4')", "has no operation"),
     ("HWC2CHW(**{})", "gives no arguments"),
+    ("Decode(at_least=0)", "at_least is a number of pixels from 1, or"),
+    ("Decode(at_least=(8, 8, 8))", "at_least is a number of pixels from 1, or"),
+    ("Decode(at_least='all')", "at_least is a number of pixels from 1, or"),
     ("Resize({1: 2})", "Resize"),
     ("Resize(" + "-" * 900 + "1)", "Resize"),
 ])

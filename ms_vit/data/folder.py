@@ -6,7 +6,8 @@ from pathlib import Path
 
 SPLITS = ("train", "val", "validation", "valid", "test")  # labelled ones
 INFER = "infer"  # pictures to look at, beside the splits or the class folders
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff")  # what MindSpore's Decode reads
+JPEG_EXTENSIONS = (".jpg", ".jpeg")
+IMAGE_EXTENSIONS = (*JPEG_EXTENSIONS, ".png", ".bmp", ".ppm", ".tif", ".tiff")  # what MindSpore's Decode reads
 
 
 def files_in(folder: Path) -> Iterator[Path]:

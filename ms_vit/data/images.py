@@ -4,7 +4,7 @@ import contextlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 from PIL import Image, UnidentifiedImageError
 
@@ -12,6 +12,7 @@ from ms_vit import limits
 from ms_vit.errors import DataError
 
 SAMPLE = 32     # images by which the size of all is judged
+AtLeast: TypeAlias = int | tuple[int, int]      # pixels: of both sides, or (height, width)
 
 
 def open_image(file: Path | BinaryIO) -> Image.Image:
@@ -36,8 +37,31 @@ def typical_side(files: Sequence[Path]) -> int:
     return sorted(sides)[len(sides) // 2] if sides else 0
 
 
-def read_image(path: Path) -> Image.Image:
-    """The pixels of a file as RGB, whatever its mode (grey, CMYK, palette, alpha, 16 bit).
+def reduction(width: int, height: int, at_least: AtLeast | None) -> int:
+    """By how much a JPEG is reduced as it is decoded: 8, 4, 2 or 1, the most that leaves `at_least` of its sides."""
+    if at_least is None:
+        return 1
+    low, narrow = at_least if isinstance(at_least, tuple) else (at_least, at_least)
+    return next((factor for factor in (8, 4, 2) if height >= factor * low and width >= factor * narrow), 1)
+
+
+def picture(file: Path | BinaryIO, at_least: AtLeast | None = None) -> Image.Image:
+    """The pixels of a file as RGB, whatever its mode (grey, CMYK, palette, alpha, 16 bit); a JPEG's by `reduction`.
+
+    Raises what open_image raises.
+    """
+    image = open_image(file)
+    factor = reduction(*image.size, at_least)
+    if factor > 1:
+        image.draft(None, (image.width // factor, image.height // factor))     # nothing, where it is no JPEG
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion cuts 16 bits off at 255; MindSpore's Decode keeps the high byte.
+        image = image.point(lambda value: value / 256).convert("L")
+    return image.convert("RGB")
+
+
+def read_image(path: Path, at_least: AtLeast | None = None) -> Image.Image:
+    """A picture as RGB, by its file.
 
     Raises DataError, which names the file, where it is missing, truncated, no image, or larger than MAX_PIXELS.
     """
@@ -46,11 +70,7 @@ def read_image(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = open_image(path)
-            if image.mode.startswith("I;16"):
-                # Pillow's own conversion cuts 16 bits off at 255; MindSpore's Decode keeps the high byte.
-                image = image.point(lambda value: value / 256).convert("L")
-            return image.convert("RGB")
+            return picture(path, at_least)
     except FileNotFoundError as error:
         raise DataError(f"{path} is not there") from error
     except UnidentifiedImageError as error:

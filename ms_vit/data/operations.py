@@ -19,6 +19,8 @@ from mindspore.dataset import transforms
 from mindspore.dataset.transforms.py_transforms_util import Implementation
 
 from ms_vit import limits
+from ms_vit.data.decoding import Decode, DecodeToPillow
+from ms_vit.data.images import AtLeast
 from ms_vit.errors import UsageError
 from ms_vit.registry import Registry
 
@@ -204,7 +206,8 @@ def draws_in_python(built: Iterable[Any]) -> bool:
     random = [each for each in every
               if getattr(each, "random", True) is not False and type(each).__name__ not in (*PIXELS, "Compose")]
     # An operation that MindSpore has twice runs in Python where one before it does, or gives it Pillow's picture.
-    return (any(getattr(each, "implementation", Implementation.PY) == Implementation.PY for each in every)
+    return (any(getattr(each, "implementation", Implementation.PY) == Implementation.PY for each in every
+                if not isinstance(each, Decode))
             and any(getattr(each, "implementation", Implementation.PY) != Implementation.C for each in random))
 
 
@@ -216,6 +219,20 @@ def with_inner(built: Iterable[Any]) -> Iterator[Any]:
 
 
 # --- our own
+
+@register("Decode")
+def decode(to_pil: bool = False, at_least: AtLeast | None = None) -> Any:
+    """MindSpore's, and with `at_least` one that reduces large JPEGs as it decodes them.
+
+    at_least: pixels. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size (libjpeg's scaled DCT, Pillow's `draft`), the
+    smallest whose sides are at least so long; any other file whole.
+    """
+    if at_least is None:
+        return MINDSPORES["Decode"](to_pil)
+    sides = at_least if isinstance(at_least, tuple) else (at_least,)
+    if not len(sides) <= 2 or not all(type(side) is int and side >= 1 for side in sides):
+        raise ValueError(f"at_least is a number of pixels from 1, or (height, width), not {at_least}")
+    return DecodeToPillow(at_least) if to_pil else Decode(at_least)
 
 
 @register("RandomOrder")

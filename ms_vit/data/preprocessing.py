@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ms_vit.data.operations import PIXELS, Operation, parse
+from ms_vit.data.images import AtLeast
+from ms_vit.data.operations import PIXELS, Operation, bound, parse
 from ms_vit.errors import UsageError
 
 
@@ -78,6 +79,13 @@ class Preprocessing:
         """The operations. Raises UsageError where one of the texts is none."""
         return tuple(map(parse, self.transforms))
 
+    @property
+    def at_least(self) -> AtLeast | None:
+        """What a JPEG's sides may be reduced to as it is decoded, in pixels; None where it is decoded whole."""
+        first = self.parsed[0]
+        given = first.given().get("at_least") if first.name == "Decode" else None
+        return bound(given, self.names)
+
     def operations(self) -> list[Any]:
         """What is done to an image, built: file bytes [n] uint8 -> [3, H, W] float32. Raises UsageError."""
         names = self.names
@@ -102,7 +110,7 @@ class Preprocessing:
         return replace(self, transforms=texts[:count]), replace(self, transforms=texts[count:])
 
     def apply(self, operations: list[Any], image: Image.Image) -> np.ndarray:
-        """What `operations`, these, make of a picture that is decoded already: [3, H, W] float32."""
+        """What `operations`, these, make of a picture that is decoded already, by `at_least`: [3, H, W] float32."""
         first = self.parsed[0]
         made: Any
         if first.name == "Decode":

@@ -68,8 +68,12 @@ class Predictor:
 
     def prepare(self, image: str | Path | Image.Image) -> np.ndarray:
         """A picture as the network wants it, [3, H, W] float32."""
-        picture = image.convert("RGB") if isinstance(image, Image.Image) else read_image(Path(image))
+        picture = image.convert("RGB") if isinstance(image, Image.Image) else self.read(Path(image))
         return self.spec.preprocessing.apply(self.operations, picture)
+
+    def read(self, path: Path) -> Image.Image:
+        """A picture's file, decoded as the network wants it. Raises DataError where it can't be read."""
+        return read_image(path, self.spec.preprocessing.at_least)
 
     def top(self, logits: np.ndarray, top_k: int) -> list[Prediction]:
         exponents = np.exp(logits.astype(np.float64) - logits.max())

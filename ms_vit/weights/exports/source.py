@@ -80,6 +80,8 @@ def pictures(preprocessing: Preprocessing) -> Pictures | None:
     listed = [operation.name for operation in preprocessing.parsed]
     if listed not in (CROPPED, [name for name in CROPPED if name != "CenterCrop"]) or not isinstance(size, int):
         return None
+    if preprocessing.at_least is not None:
+        return None
     given = steps["Resize"].given()
     resized = bound(given["size"], names)
     resize = (resized[0], resized[1]) if isinstance(resized, (list, tuple)) else int(resized)
