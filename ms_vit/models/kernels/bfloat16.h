@@ -8,6 +8,7 @@
 
 #include <immintrin.h>
 
+#include <map>
 #include <new>
 
 namespace {
@@ -26,19 +27,53 @@ inline int64_t rows_of(int dims, const int64_t* shape) { return size_of(shape, d
 // Rows that a thread takes at a time, a multiple of 6, so of 2: few where there are few, so that all threads have some.
 inline int64_t task_rows(int64_t m) { return m <= 512 ? 24 : 48; }
 
-// Memory, uninitialised, that goes at the end of its scope: no thread keeps any.
+// Blocks of memory that a thread has done with, for the next that asks for as much: new ones would come from the system
+// each time, page by page. A thread keeps 64 MB at most, which go when it ends.
+class Spare {
+ public:
+  // `size` becomes the block's, which may be twice as large.
+  static void* take(size_t& size) {
+    auto& blocks = here().blocks_;
+    const auto found = blocks.lower_bound(size);
+    if (found == blocks.end() || found->first > 2 * size) return operator new(size, std::align_val_t(64));
+    void* at = found->second;
+    size = found->first;
+    here().kept_ -= size;
+    blocks.erase(found);
+    return at;
+  }
+  static void give(void* at, size_t size) {
+    if (here().kept_ + size > (64 << 20)) return operator delete(at, std::align_val_t(64));
+    here().kept_ += size;
+    here().blocks_.emplace(size, at);
+  }
+  ~Spare() {
+    for (const auto& [size, at] : blocks_) operator delete(at, std::align_val_t(64));
+  }
+
+ private:
+  static Spare& here() {
+    static thread_local Spare spare;
+    return spare;
+  }
+  std::multimap<size_t, void*> blocks_;
+  size_t kept_ = 0;
+};
+
+// Memory, uninitialised, until the end of its scope.
 template <class T>
 class Room {
  public:
-  explicit Room(int64_t size) : at_(static_cast<T*>(operator new(size * sizeof(T), std::align_val_t(64)))) {}
-  ~Room() { operator delete(at_, std::align_val_t(64)); }
+  explicit Room(int64_t count) : size_(up(count * sizeof(T) + 1, 4096)), at_(static_cast<T*>(Spare::take(size_))) {}
+  ~Room() { Spare::give(at_, size_); }
   Room(const Room&) = delete;
   Room& operator=(const Room&) = delete;
   operator T*() const { return at_; }
   T* get() const { return at_; }
 
  private:
-  T* at_;
+  size_t size_;
+  T* const at_;
 };
 
 // Calls body(address) as float32 or bfloat16, as MindSpore names the type of an input or output.
