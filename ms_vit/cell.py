@@ -1,4 +1,7 @@
-"""A network's call without a walk through all its cells."""
+"""A network's call from Python, without what MindSpore does beside it."""
+
+import contextlib
+import ctypes
 
 from mindspore import nn
 
@@ -7,7 +10,8 @@ class TopCell(nn.Cell):
     """A Cell to be called from Python, many times.
 
     In each call MindSpore (2.7 to 2.10) tells the phase to every cell below the one that is called, one by one: 2 ms
-    for a ViT of 12 blocks. Only the one that is called needs to know.
+    for a ViT of 12 blocks. Only the one that is called needs to know. And what compiling took goes back to the system
+    before the graph runs: 40 MB for such a ViT's training step.
     """
 
     @property
@@ -17,3 +21,10 @@ class TopCell(nn.Cell):
     @compile_phase.setter
     def compile_phase(self, phase: str) -> None:
         self._compile_phase = phase
+
+    def compile(self, *args, **kwargs) -> None:
+        graphs = len(self.compile_cache)
+        super().compile(*args, **kwargs)
+        if len(self.compile_cache) > graphs:
+            with contextlib.suppress(AttributeError):       # not every C library has it
+                ctypes.CDLL(None).malloc_trim(0)

@@ -305,7 +305,7 @@ class WeightGradient {
  public:
   WeightGradient(int64_t m, int64_t k, int64_t n)
       : k_(k), n_(n), task_(task_rows(m)), tasks_((m + task_ - 1) / task_), down_((m + 1) / 2), wide_(up(n, 16)),
-        columns_((k + BROAD - 1) / BROAD), xs_(up(k, PANEL) * down_), dys_(down_ * wide_), sums_(tasks_ * wide_) {}
+        columns_((k + BROAD - 1) / BROAD), xs_(up(k, PANEL) * down_), dys_(up(n, HIGH) * down_), sums_(tasks_ * wide_) {}
 
   template <class X>
   void add(int64_t begin, int64_t rows, const X* x, const float* dy) {
@@ -316,7 +316,8 @@ class WeightGradient {
       for (int64_t c = 0; c < n_; c += 16) {
         const float* at = dy + i * n_ + c;
         const __m512 low = some(at, n_ - c), high = some(at + n_, i + 1 < rows ? n_ - c : 0);
-        _mm512_storeu_si512(dys_ + (begin + i) / 2 * wide_ + c, interleaved((__m512i)_mm512_cvtne2ps_pbh(high, low)));
+        Pair* place = dys_ + c / HIGH * HIGH * down_ + (begin + i) / 2 * HIGH + c % HIGH;
+        _mm512_storeu_si512(place, interleaved((__m512i)_mm512_cvtne2ps_pbh(high, low)));
         _mm512_storeu_ps(sum + c, _mm512_add_ps(_mm512_loadu_ps(sum + c), _mm512_add_ps(low, high)));
       }
   }
@@ -332,8 +333,8 @@ class WeightGradient {
   void weight(int64_t task, float* dweight) const {
     const int64_t top = task / columns_ * HIGH, left = task % columns_ * BROAD;
     float* to = dweight + top * k_ + left;
-    multiply({dys_ + top, 1, wide_}, xs_ + left * down_, PANEL * down_, down_, nullptr, 0, to, k_, std::min(HIGH, n_ - top),
-             std::min(BROAD, k_ - left));
+    multiply({dys_ + top * down_, 1, HIGH}, xs_ + left * down_, PANEL * down_, down_, nullptr, 0, to, k_,
+             std::min(HIGH, n_ - top), std::min(BROAD, k_ - left));
   }
 
  private:
