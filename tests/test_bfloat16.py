@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore import nn
-from test_kernels import Layer, attention, gradients_of, normal
+from test_kernels import Layer, TwoLayers, attention, gradients_of, mlp_in_float64, normal, two_layers
 
 import ms_vit
 from ms_vit.device import precision
@@ -23,6 +23,7 @@ from ms_vit.errors import UsageError
 from ms_vit.models import kernels
 from ms_vit.models.config import ViTConfig
 from ms_vit.models.kernels import bfloat16, compiled
+from ms_vit.models.kernels.dropout import follow
 from ms_vit.models.vit import ViT
 from ms_vit.recipe import Recipe, Train
 from ms_vit.runs import folder
@@ -142,18 +143,85 @@ def test_attention_holds_scores_that_overflow_an_exponential_and_lets_no_number_
     assert np.isnan(out[0, 4]).all() and np.isfinite(np.delete(out, 4, 1)).all()
 
 
+def check_mlp(shape, hidden, kind, rate):
+    dim = shape[-1]
+    weights, x, dout = two_layers(dim, hidden), normal(*shape), normal(*shape, seed=5)
+    with bfloat16.computing_in("bfloat16"):
+        layers = TwoLayers(weights, kind, rate)
+    assert isinstance(layers.mlp.fused, bfloat16.Mlp)
+    mask = layers.mask(*shape[:-1], hidden) if rate else 1.0
+    expected, gradients = mlp_in_float64(x, weights, kind, mask, dout)
+    # Two products one after the other in the output, three in what goes back through both.
+    alike(layers(ms.Tensor(x)).asnumpy(), expected, 4 * U)
+    for ours, wanted in zip(gradients_of(layers, [ms.Tensor(x)], ms.Tensor(dout)), gradients, strict=True):
+        alike(ours.asnumpy(), wanted, 6 * U)
+
+
+@pytest.mark.parametrize(("kind", "rate"), [("exact", 0.0), ("tanh", 0.3)])
+def test_the_mlp_and_its_gradients_equal_the_definition_within_rounding(able, kind, rate):
+    check_mlp((3, 197, 48), 100, kind, rate)
+
+
+@settings(max_examples=8, deadline=None)
+@given(m=st.integers(1, 70), dim=st.integers(1, 70), hidden=st.integers(1, 150))
+def test_the_mlp_of_any_shape_does(able, m, dim, hidden):
+    check_mlp((m, dim), hidden, "exact", 0.0)
+
+
+def test_layer_norm_before_a_product_is_float32s_rounded(able):
+    x = normal(3, 50, 37)
+    with bfloat16.computing_in("bfloat16"):
+        ours, other = kernels.LayerNorm(37, for_product=True), kernels.LayerNorm(37)
+    y, expected = ours(ms.Tensor(x)), other(ms.Tensor(x))
+    assert y.dtype == ms.bfloat16 and expected.dtype == ms.float32
+    within(y.astype(ms.float32), expected.asnumpy(), U * np.abs(expected.asnumpy()))
+
+
+ODD = dict(image_size=20, patch_size=4, num_classes=70, dim=21, num_heads=2, head_dim=7, mlp_dim=33, gelu="tanh")
+
+
+@pytest.mark.parametrize("changes", [{}, ODD])
+def test_a_block_that_predicts_is_its_parts_within_rounding(able, changes):
+    whole, parts = network("bfloat16", **changes), network("bfloat16", **changes)
+    for block in parts.blocks:
+        block.fused = None
+    images = ms.Tensor(normal(3, 3, *whole.config.height_and_width))
+    expected = parts.set_train(False)(images).asnumpy()
+    alike(whole.set_train(False)(images).asnumpy(), expected, U)
+    for net in (whole, parts):
+        kernels.pack(net)
+        assert {net.blocks[0].attn.qkv.weight.dtype, net.head.weight.dtype} == {ms.int32}
+    assert (parts(images).asnumpy() == expected).all()
+    alike(whole(images).asnumpy(), expected, U)
+
+
+def test_a_network_in_float32_has_nothing_to_pack():
+    net = network("float32")
+    kernels.pack(net)
+    assert net.head.weight.dtype == ms.float32
+
+
 BITS = """
 import hashlib, sys
 sys.path.insert(0, "tests")
 import mindspore as ms
 import ms_vit.models.kernels.compiled as compiled
 compiled.cpu_count = lambda: int(sys.argv[1])
-from test_kernels import Layer, gradients_of, kernels, normal
+from ms_vit.models.config import ViTConfig
 from ms_vit.models.kernels import bfloat16
+from ms_vit.models.vit import ViT
+from test_bfloat16 import Rounded
+from test_kernels import Layer, TwoLayers, gradients_of, kernels, normal, two_layers
 digest = hashlib.sha256()
 with bfloat16.computing_in("bfloat16"):
     cells = [(Layer(normal(200, 130), normal(200)), (777, 130), (777, 200)),
-             (kernels.Attend(3, 20), (2, 210, 180), (2, 210, 60))]
+             (Rounded(kernels.Attend(3, 20)), (2, 210, 180), (2, 210, 60)),
+             (TwoLayers(two_layers(40, 90), "exact", 0.1), (600, 40), (600, 40))]
+    config = ViTConfig(image_size=24, patch_size=4, num_classes=9, dim=40, depth=2, num_heads=2, mlp_dim=90)
+    net = ViT(config).set_train(False)
+for parameter in net.get_parameters():
+    parameter.set_data(ms.Tensor(normal(*parameter.shape, scale=0.2)))
+digest.update(net(ms.Tensor(normal(9, 3, 24, 24))).asnumpy().tobytes())
 for cell, inputs, outputs in cells:
     x, dout = ms.Tensor(normal(*inputs)), ms.Tensor(normal(*outputs, seed=1))
     for tensor in (cell(x), *gradients_of(cell, [x], dout)):
@@ -192,6 +260,18 @@ def test_a_network_and_its_gradients_equal_float32s_within_rounding(able):
             ours, expected = np.delete(ours, np.s_[24:48]), np.delete(expected, np.s_[24:48])
         # Ten products lie between the loss and the patches, whose errors are independent of each other.
         alike(ours, expected, 8 * U)
+
+
+def test_dropout_of_every_kind_drops_the_same_as_in_float32(able):
+    """Attention that drops runs in float32 between products in bfloat16."""
+    def gradients(computed_in):
+        net = network(computed_in, dropout=0.2, attention_dropout=0.2, drop_path=0.2).set_train()
+        follow(net, ms.Parameter(ms.Tensor([3], ms.int32)), ms.Parameter(ms.Tensor([0], ms.int32)), 1)
+        return gradients_of(net, [ms.Tensor(normal(4, 3, 24, 24))], ms.Tensor(normal(4, 5, seed=1)))[1:]
+
+    for ours, expected in zip(gradients("bfloat16"), gradients("float32"), strict=True):
+        if np.abs(expected.asnumpy()).max() > 1e-3:
+            alike(ours.asnumpy(), expected.asnumpy(), 12 * U)
 
 
 def test_every_product_of_a_network_is_in_bfloat16_if_it_is_asked_for(able):

@@ -118,6 +118,58 @@ def test_gelu_of_huge_and_of_no_numbers(form, kind):
     np.testing.assert_allclose(out, [1e30, 0, 0, np.nan, np.inf], atol=1e-30)
 
 
+class TwoLayers(nn.Cell):
+    """kernels.Mlp with given numbers, whose dropout drops the same in every call."""
+
+    def __init__(self, weights, kind, rate=0.0):
+        super().__init__()
+        self.mlp = kernels.Mlp(kind, rate)
+        self.mlp.dropout.follow(ms.Parameter(ms.Tensor([3], ms.int32), requires_grad=False),
+                                ms.Parameter(ms.Tensor([1], ms.int32), requires_grad=False),
+                                np.array([5, 7], np.int32))
+        self.w1, self.b1, self.w2, self.b2 = (ms.Parameter(ms.Tensor(weight), name=name)
+                                              for weight, name in zip(weights, ("w1", "b1", "w2", "b2"), strict=True))
+        self.set_train()
+
+    def construct(self, x):
+        return self.mlp(x, self.w1, self.b1, self.w2, self.b2)
+
+    def mask(self, *shape):
+        with compiled.off():        # the plain form, which the compiled one is held against elsewhere
+            same = kernels.Dropout(self.mlp.dropout.rate)
+        same.follow(self.mlp.dropout.step, self.mlp.dropout.micro_batch, self.mlp.dropout.salt.asnumpy())
+        return same.set_train()(ms.Tensor(np.ones(shape, np.float32))).asnumpy()
+
+
+def mlp_in_float64(x, weights, kind, mask, dout):
+    """The layers' output, and the gradients by x and the weights."""
+    w1, b1, w2, b2 = (weight.astype(np.float64) for weight in weights)
+    before = x @ w1.T + b1
+    hidden = reference.gelu(before, kind) * mask
+    slope = (reference.gelu(before + 1e-5, kind) - reference.gelu(before - 1e-5, kind)) / 2e-5
+    dbefore = dout @ w2 * mask * slope
+    rows = tuple(range(x.ndim - 1))
+    return hidden @ w2.T + b2, [dbefore @ w1, np.tensordot(dbefore, x, (rows, rows)), dbefore.sum(rows),
+                                np.tensordot(dout.astype(np.float64), hidden, (rows, rows)),
+                                dout.astype(np.float64).sum(rows)]
+
+
+def two_layers(dim, hidden):
+    return [normal(hidden, dim, seed=1), normal(hidden, seed=2), normal(dim, hidden, seed=3), normal(dim, seed=4)]
+
+
+@pytest.mark.parametrize(("kind", "rate"), [("exact", 0.0), ("tanh", 0.3)])
+def test_two_layers_and_their_gradients_equal_the_definition(form, kind, rate):
+    weights, x, dout = two_layers(12, 20), normal(2, 9, 12), normal(2, 9, 12, seed=5)
+    layers = TwoLayers(weights, kind, rate)
+    mask = layers.mask(2, 9, 20) if rate else 1.0
+    assert rate == 0 or 0.5 < (mask > 0).mean() < 0.9
+    expected, gradients = mlp_in_float64(x, weights, kind, mask, dout)
+    close(layers(ms.Tensor(x)), expected)
+    for ours, wanted in zip(gradients_of(layers, [ms.Tensor(x)], ms.Tensor(dout)), gradients, strict=True):
+        close(ours, wanted, scale=4 * np.abs(wanted).max())
+
+
 @pytest.mark.parametrize("mean", [0.0, 1000.0])
 def test_layer_norm_and_its_gradients_equal_the_definition(form, mean):
     norm = kernels.LayerNorm(37)

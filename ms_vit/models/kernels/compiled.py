@@ -229,5 +229,6 @@ class Adam(nn.Cell):
         super().__init__()
         self.change = changing(operator("adam", lambda p, m, v, g, c, o: [1], lambda p, m, v, g, c, o: p), 3, 6)
 
+    @ms.jit         # outside of a graph MindSpore would take all custom operators' signatures for this one's
     def construct(self, param, moment1, moment2, gradient, common, own):
         return self.change(param, moment1, moment2, gradient, common, own)
