@@ -35,22 +35,21 @@ def array(random, text: str) -> tuple[np.ndarray, bytes]:
     return (np.ones(shape, np.int32) if kind is np.int32 else values), name
 
 
-def call(library: ctypes.CDLL, function: str, *texts: str, given: dict[int, list[float]] | None = None) -> list[np.ndarray]:
-    """Inputs and outputs by their texts; some may be `given`."""
+def call(library: ctypes.CDLL, function: str, *texts: str, given: dict[int, list[float]] | None = None) -> None:
+    """With inputs and outputs by their texts; some may be `given`."""
     random = np.random.default_rng(0)
     arrays = [array(random, text) for text in texts]
     for place, numbers in (given or {}).items():
         arrays[place][0][...] = numbers
     shapes = [(ctypes.c_int64 * values.ndim)(*values.shape) for values, _ in arrays]
-    count = len(arrays)
+    count, address = len(arrays), ctypes.POINTER(ctypes.c_int64)
     result = getattr(library, function)(
         count, (ctypes.c_void_p * count)(*[values.ctypes.data for values, _ in arrays]),
         (ctypes.c_int * count)(*[values.ndim for values, _ in arrays]),
-        (ctypes.POINTER(ctypes.c_int64) * count)(*[ctypes.cast(shape, ctypes.POINTER(ctypes.c_int64)) for shape in shapes]),
+        (address * count)(*[ctypes.cast(shape, address) for shape in shapes]),
         (ctypes.c_char_p * count)(*[name for _, name in arrays]), None, None)
     assert result == 0, function
     called.add(function)
-    return [values for values, _ in arrays]
 
 
 def elementwise(library) -> None:
@@ -86,8 +85,8 @@ def rows(library, m: int, k: int, n: int) -> None:
         for kind in ("exact", "tanh"):
             call(library, f"mlp_bfloat16_{kind}", f"{inputs}{m}x{k}", f"f{n}x{k}", f"f{n}", f"f{k}x{n}", row, *DROP, x,
                  f"h{m}x{n}", given={8: [5e6, 2]})
-            call(library, f"mlp_bfloat16_{kind}_grad", f"{inputs}{m}x{k}", f"f{n}x{k}", f"f{k}x{n}", f"h{m}x{n}", *DROP, x,
-                 x, f"f{n}x{k}", f"f{n}", f"f{k}x{n}", row, given={7: [5e6, 2]})
+            call(library, f"mlp_bfloat16_{kind}_grad", f"{inputs}{m}x{k}", f"f{n}x{k}", f"f{k}x{n}", f"h{m}x{n}", *DROP,
+                 x, x, f"f{n}x{k}", f"f{n}", f"f{k}x{n}", row, given={7: [5e6, 2]})
 
 
 def heads(library, batch: int, tokens: int, count: int, dim: int) -> None:
