@@ -19,7 +19,8 @@ from ms_vit.writing import write_whole
 
 FLOAT32 = ("timm",)                                     # whom to beat: eager, and
 BFLOAT16 = ("timm-bf16", "timm-bf16-compiled")          # the better of these
-OURS = {"ours": "MindSpore, float32", "ours-bf16": "MindSpore, bfloat16", "ours-openvino-bf16": "OpenVINO, bfloat16"}
+OURS = {"ours": "MindSpore, float32", "ours-bf16": "MindSpore, bfloat16", "ours-openvino-bf16": "OpenVINO, bfloat16",
+        "ours-openvino-int8": "OpenVINO, int8"}
 MODE_WORDS = {"train": "training", "infer": "inference"}
 OTHERS = ("torch", "timm", "openvino")                  # whose versions are told, besides the driver's
 NOT_MEASURED = "not measured"
@@ -79,7 +80,7 @@ TARGETS = [
     Target("cifar", "train", ("ours-bf16",), 1.8, 1.1),
     Target("ti", "infer", ("ours-bf16",), 2.0, 1.3),
     Target("ti1", "infer", ("ours-bf16",), 1.4, 1.1),
-    Target("ti", "infer", ("ours-bf16", "ours-openvino-bf16"), 2.9, 1.9),
+    Target("ti", "infer", ("ours-bf16", "ours-openvino-bf16", "ours-openvino-int8"), 2.9, 1.9),
     Target("ti", "train", ("ours",), 1.1),
     Target("s", "train", ("ours",), 1.1),
     Target("ti", "infer", ("ours",), 1.1),

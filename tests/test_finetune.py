@@ -60,7 +60,7 @@ def test_layer_decay_slows_each_block_by_its_distance_from_the_head():
 def test_adam_takes_scaled_steps_under_layer_decay():
     names = ("blocks.0.x", "blocks.1.x", "head.bias")
     params = [Parameter(ms.Tensor([1.0]), name=name) for name in names]
-    Adam(params, np.array([0.1], np.float32), layer_decay=0.5)(tuple(ms.Tensor([3.0]) for _ in params))
+    Adam(params, np.array([0.1], np.float32), layer_decay=0.5)(tuple(ms.Tensor([3.0]) for _ in params), ms.Tensor(1.0))
     steps = [1 - float(param.asnumpy()[0]) for param in params]       # the first step of Adam is the rate itself
     assert steps == pytest.approx([0.025, 0.05, 0.1], rel=1e-4)
 
