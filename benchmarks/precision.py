@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.jobs import chosen
-from benchmarks.report import RESULTS, machine, markdown, number, on, text
+from benchmarks.report import RESULTS, machine, markdown, on, text
 from ms_vit import cli
 from ms_vit.errors import DataError
 from ms_vit.progress import say
@@ -30,8 +30,7 @@ from ms_vit.writing import write_whole
 
 PRECISIONS = ("float32", "bfloat16")
 WEIGHTS = "vit_tiny_patch16_224.safetensors"        # stands for the file, wherever it is
-HEADER = ["recipe", "precision", "seeds", "top-1 of the last epoch, %", "of the best, %", "validation loss", "images/s",
-          "seconds"]
+HEADER = ["recipe", "precision", "seeds", "top-1 of the last epoch, %", "of the best, %", "validation loss"]
 JUDGED = {"top1": "the last epoch", "best": "the best epoch"}
 
 
@@ -172,9 +171,7 @@ def groups(runs: Sequence[Run]) -> dict[str, dict[str, list[Run]]]:
 
 def table(runs: Sequence[Run]) -> list[list[str]]:
     return [HEADER, *([recipe, precision, str(len(found)), percent([run.top1 for run in found]),
-                       percent([run.best for run in found]), spread([run.val_loss for run in found], 3),
-                       number(statistics.mean(run.images_per_second for run in found)),
-                       number(statistics.mean(run.seconds for run in found))]
+                       percent([run.best for run in found]), spread([run.val_loss for run in found], 3)]
                       for recipe, kinds in groups(runs).items() for precision, found in kinds.items())]
 
 
@@ -204,7 +201,9 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
 def page(name: str, command: str, machine: str, runs: Sequence[Run]) -> str:
     recipes = [f"- {recipe}: `ms-vit train {STUDIES[recipe].options}`, {STUDIES[recipe].about}"
                for recipe in groups(runs)]
-    parts = [f"# {name}", f"`{command}`", machine, "Means and standard deviations over the seeds; validation images.",
+    about = ("Means and standard deviations over the seeds; validation images. It is no measure of speed: other work "
+             "may have run beside.")
+    parts = [f"# {name}", f"`{command}`", machine, about,
              "\n".join(recipes), markdown(table(runs)), "\n".join(f"- {line}" for line in verdicts(runs)),
              "By " + ", and ".join(dict.fromkeys(run.versions for run in runs))]
     return "\n\n".join(filter(None, parts)) + "\n"
