@@ -304,9 +304,8 @@ void dense_grad(const float* dy, int64_t rows, int64_t n, const Down& weight, fl
 class WeightGradient {
  public:
   WeightGradient(int64_t m, int64_t k, int64_t n)
-      : k_(k), n_(n), high_(n < 768 ? 48 : 96), task_(task_rows(m)), tasks_((m + task_ - 1) / task_), down_((m + 1) / 2),
-        wide_(up(n, 16)), columns_((k + BROAD - 1) / BROAD), xs_(up(k, PANEL) * down_), dys_(up(n, high_) * down_),
-        sums_(tasks_ * wide_) {}
+      : k_(k), n_(n), task_(task_rows(m)), tasks_((m + task_ - 1) / task_), down_((m + 1) / 2), wide_(up(n, 16)),
+        columns_((k + BROAD - 1) / BROAD), xs_(up(k, PANEL) * down_), dys_(up(n, HIGH) * down_), sums_(tasks_ * wide_) {}
 
   template <class X>
   void add(int64_t begin, int64_t rows, const X* x, const float* dy) {
@@ -317,7 +316,7 @@ class WeightGradient {
       for (int64_t c = 0; c < n_; c += 16) {
         const float* at = dy + i * n_ + c;
         const __m512 low = some(at, n_ - c), high = some(at + n_, i + 1 < rows ? n_ - c : 0);
-        Pair* place = dys_ + c / high_ * high_ * down_ + (begin + i) / 2 * high_ + c % high_;
+        Pair* place = dys_ + c / HIGH * HIGH * down_ + (begin + i) / 2 * HIGH + c % HIGH;
         _mm512_storeu_si512(place, interleaved((__m512i)_mm512_cvtne2ps_pbh(high, low)));
         _mm512_storeu_ps(sum + c, _mm512_add_ps(_mm512_loadu_ps(sum + c), _mm512_add_ps(low, high)));
       }
@@ -329,18 +328,18 @@ class WeightGradient {
       for (int64_t c = 0; c < n_; ++c) dbias[c] += sums_[task * wide_ + c];
   }
 
-  int64_t tasks() const { return columns_ * ((n_ + high_ - 1) / high_); }
+  int64_t tasks() const { return columns_ * ((n_ + HIGH - 1) / HIGH); }
 
   void weight(int64_t task, float* dweight) const {
-    const int64_t top = task / columns_ * high_, left = task % columns_ * BROAD;
+    const int64_t top = task / columns_ * HIGH, left = task % columns_ * BROAD;
     float* to = dweight + top * k_ + left;
-    multiply({dys_ + top * down_, 1, high_}, xs_ + left * down_, PANEL * down_, down_, nullptr, 0, to, k_,
-             std::min(high_, n_ - top), std::min(BROAD, k_ - left));
+    multiply({dys_ + top * down_, 1, HIGH}, xs_ + left * down_, PANEL * down_, down_, nullptr, 0, to, k_,
+             std::min(HIGH, n_ - top), std::min(BROAD, k_ - left));
   }
 
  private:
-  static constexpr int64_t BROAD = 3 * PANEL;  // columns of a task; it has high_ rows, many where there are enough tasks
-  const int64_t k_, n_, high_, task_, tasks_, down_, wide_, columns_;
+  static constexpr int64_t HIGH = 48, BROAD = 3 * PANEL;  // rows and columns of a task
+  const int64_t k_, n_, task_, tasks_, down_, wide_, columns_;
   const Room<Pair> xs_, dys_;
   const Room<float> sums_;
 };
