@@ -128,14 +128,9 @@ struct Left {
 inline int64_t pairs_of_row(int64_t n) { return up(n, 32) / 2; }
 
 // x[rows, n], whose rows lie `row` apart, in pairs along its rows: as it is, or in room[rows * pairs_of_row(n)].
-Left pair_along(const float* x, int64_t row, int64_t rows, int64_t n, Pair* room) {
-  const int64_t pairs = pairs_of_row(n);
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t i = 0; i < n; i += 32) _mm512_storeu_si512(room + r * pairs + i / 2, next_pairs(x + r * row + i, n - i));
-  return {room, pairs, 1};
-}
-Left pair_along(const Half* x, int64_t row, int64_t rows, int64_t n, Pair* room) {
-  if (row % 2 == 0 && n % 2 == 0 && reinterpret_cast<uintptr_t>(x) % sizeof(Pair) == 0)
+template <class T>
+Left pair_along(const T* x, int64_t row, int64_t rows, int64_t n, Pair* room) {
+  if (std::is_same<T, Half>() && row % 2 == 0 && n % 2 == 0 && reinterpret_cast<uintptr_t>(x) % sizeof(Pair) == 0)
     return {reinterpret_cast<const Pair*>(x), row / 2, 1};
   const int64_t pairs = pairs_of_row(n);
   for (int64_t r = 0; r < rows; ++r)
@@ -387,7 +382,7 @@ void half_attention(const Half* qkv, int64_t batch, int64_t tokens, int64_t widt
     for (int64_t begin = 0; begin < tokens; begin += QUERIES) {
       const int64_t rows = std::min(QUERIES, tokens - begin);
       half_attention_weights(head, pair_along(head.q + begin * head.row, head.row, rows, dim, q_room), rows, k, weights, shares);
-      multiply(pair_along(weights, wide, rows, wide, shared), v, PANEL * down, down, nullptr, 0, mixed.get(), padded(dim), rows, dim);
+      multiply(pair_along<float>(weights, wide, rows, wide, shared), v, PANEL * down, down, nullptr, 0, mixed.get(), padded(dim), rows, dim);
       for (int64_t r = 0; r < rows; ++r)
         for (int64_t c = 0; c < dim; c += 16)
           store(out + offset + (begin + r) * width + c, first(dim - c),
@@ -412,31 +407,6 @@ void normalize(const float* x, int64_t rows, int64_t dim, const float* weight, c
   }
 }
 
-// What dropout leaves of hidden units, as `dropout` says.
-class Kept {
- public:
-  // addresses of step [1], micro-batch [1], salt [2] (int32), (threshold, scale) [2]
-  explicit Kept(void** addresses)
-      : threshold_(static_cast<uint32_t>(floats(addresses)[3][0])), scale_(floats(addresses)[3][1]) {
-    const auto whole = [&](int i) { return static_cast<const uint32_t*>(addresses[i]); };
-    first_ = mixed(mixed(whole(0)[0] ^ whole(2)[0]) + whole(1)[0]);
-    second_ = mixed(first_ ^ whole(2)[1]);
-  }
-  // x[size] times the scale or 0; the first of them is at `place` in the whole tensor.
-  void apply(float* x, int64_t size, int64_t place) const {
-    if (threshold_ == 0) return;
-    for (int64_t i = 0; i < size; ++i) {
-      const uint32_t bits = mixed(mixed(static_cast<uint32_t>(place + i) ^ first_) + second_) >> 8;
-      x[i] *= bits >= threshold_ ? scale_ : 0.0f;
-    }
-  }
-
- private:
-  const uint32_t threshold_;
-  const float scale_;
-  uint32_t first_, second_;
-};
-
 // Numbers as they are, rounded or widened.
 template <class From, class To>
 void copy(const From* from, int64_t size, To* to) {
@@ -454,7 +424,7 @@ void mlp(const X* x, int64_t begin, int64_t rows, int64_t dim, const Across& w1,
   dense(x, rows, dim, w1, b1, middle.get(), hidden, pairs);
   if (before) copy<float>(middle, rows * hidden, before);
   for (int64_t i = 0; i < rows * hidden; ++i) middle[i] = Gelu::value(middle[i]);
-  if (kept) kept->apply(middle, rows * hidden, begin * hidden);
+  if (kept && !kept->all()) kept->apply(middle, rows * hidden, begin * hidden, middle);
   copy<float, Half>(middle, rows * hidden, rounded);
   dense<Half>(rounded, rows, hidden, w2, b2, y, dim, pairs);
 }
@@ -498,8 +468,10 @@ int mlp_grad_kernel(void** addresses, const int* dims, int64_t** shapes, const c
       for (int64_t i = 0; i < size; ++i) slope[i] = Gelu::slope(middle[i]);
       for (int64_t i = 0; i < size; ++i) middle[i] = Gelu::value(middle[i]);
       for (int64_t i = 0; i < size; ++i) gradient[i] *= slope[i];
-      kept.apply(middle, size, begin * hidden);
-      kept.apply(gradient, size, begin * hidden);
+      if (!kept.all()) {
+        kept.apply(middle, size, begin * hidden, middle);
+        kept.apply(gradient, size, begin * hidden, gradient);
+      }
       dense_grad(gradient, rows, hidden, w1, dx + begin * dim, dim, pairs);
       first_layer.add<std::remove_const_t<std::remove_pointer_t<decltype(x)>>>(begin, rows, x + begin * dim, gradient);
       second_layer.add<float>(begin, rows, middle, dy + begin * dim);
@@ -664,7 +636,7 @@ KERNEL(attention_bfloat16_grad) {
       multiply({left, 1, wide}, grad_down, PANEL * half, half, dv, deep, dv.get(), deep, tokens, dim);
       pair_rows<float>(dscores, rows, wide, wide, left, wide, 0);
       multiply({left, 1, wide}, q_down, PANEL * half, half, dk, deep, dk.get(), deep, tokens, dim);
-      multiply(pair_along(dscores, wide, rows, wide, along), k, PANEL * down, down, nullptr, 0, to + begin * head.row,
+      multiply(pair_along<float>(dscores, wide, rows, wide, along), k, PANEL * down, down, nullptr, 0, to + begin * head.row,
                head.row, rows, dim);
     }
     for (int64_t n = 0; n < tokens; ++n) {

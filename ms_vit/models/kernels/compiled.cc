@@ -343,6 +343,33 @@ int gelu_grad(void** addresses, const int* dims, int64_t** shapes) {
   return 0;
 }
 
+// What dropout leaves, as a hash of seed, layer, step, micro-batch and place says.
+class Kept {
+ public:
+  // addresses of step [1], micro-batch [1], salt [2] (int32), (threshold, scale) [2]
+  explicit Kept(void** addresses)
+      : threshold_(static_cast<uint32_t>(floats(addresses)[3][0])), scale_(floats(addresses)[3][1]) {
+    const auto whole = [&](int i) { return static_cast<const uint32_t*>(addresses[i]); };
+    first_ = mixed(mixed(whole(0)[0] ^ whole(2)[0]) + whole(1)[0]);
+    second_ = mixed(first_ ^ whole(2)[1]);
+  }
+  // y[size] = x times the scale or 0; the first of them is at `place` in the whole tensor. y may be x.
+  void apply(const float* x, int64_t size, int64_t place, float* y) const {
+    const uint32_t threshold = threshold_, first = first_, second = second_;
+    const float scale = scale_;
+    for (int64_t i = 0; i < size; ++i) {
+      const uint32_t bits = mixed(mixed(static_cast<uint32_t>(place + i) ^ first) + second) >> 8;
+      y[i] = x[i] * (bits >= threshold ? scale : 0.0f);
+    }
+  }
+  bool all() const { return threshold_ == 0; }
+
+ private:
+  const uint32_t threshold_;
+  const float scale_;
+  uint32_t first_, second_;
+};
+
 struct Moments {
   float mean, rstd;
 };
@@ -419,19 +446,11 @@ KERNEL(gelu_tanh_grad) { return gelu_grad<Tanh>(addresses, dims, shapes); }
 // x, step [1], part [1], salt [2] (these as int32), (threshold, scale) [2] -> y, that is x times the scale or 0, as the hash
 // of all these and of the place says
 KERNEL(dropout) {
-  const float *x = floats(addresses)[0], *numbers = floats(addresses)[4];
+  const float* x = floats(addresses)[0];
   float* y = floats(addresses)[5];
-  const auto whole = [&](int i) { return static_cast<const uint32_t*>(addresses[i]); };
-  const uint32_t* salt = whole(3);
-  const uint32_t first = mixed(mixed(whole(1)[0] ^ salt[0]) + whole(2)[0]), second = mixed(first ^ salt[1]);
-  const uint32_t threshold = static_cast<uint32_t>(numbers[0]);
-  const float scale = numbers[1];
-  pieces(size_of(shapes[0], dims[0]), 16384, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const uint32_t bits = mixed(mixed(static_cast<uint32_t>(i) ^ first) + second) >> 8;
-      y[i] = x[i] * (bits >= threshold ? scale : 0.0f);
-    }
-  });
+  const Kept kept(addresses + 1);
+  pieces(size_of(shapes[0], dims[0]), 16384,
+         [&](int64_t begin, int64_t end) { kept.apply(x + begin, end - begin, begin, y + begin); });
   return 0;
 }
 
