@@ -1,6 +1,10 @@
-"""What tests share: the real data beside the repository, and a download server that misbehaves as it is told to."""
+"""What tests share: the real data beside the repository, verbs as they are typed, and a download server that misbehaves.
+
+It does so as it is told to.
+"""
 
 import http.server
+import json
 import os
 import subprocess
 import sys
@@ -28,6 +32,20 @@ def shared_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("shared_data")
     subprocess.run([sys.executable, str(unpack), str(target)], check=True)
     return target
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, dict, str]]:
+    """run("eval", ...) -> exit code, the result as JSON, and what was told on stderr."""
+    def run(*argv: object) -> tuple[int, dict, str]:
+        from ms_vit import cli  # not before the caches have their place
+
+        code = cli.main([*map(str, argv), "--json"])
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err, err
+        assert out.count("\n") == (code == 0), out      # the result, and nothing of other libraries'
+        return code, json.loads(out) if code == 0 else {}, err
+    return run
 
 
 class Server(http.server.ThreadingHTTPServer):

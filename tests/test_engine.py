@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import ms_vit
-from ms_vit import caches, cli
+from ms_vit import caches
 from ms_vit.data.labels import Labels, imagenet_labels
 from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.inference import engines
@@ -76,17 +76,6 @@ def root(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def pictures(root) -> list[Path]:
     return sorted((root / "digits" / "infer").glob("*.png"))[:8]
-
-
-@pytest.fixture
-def run(capfd):
-    """run("eval", ...) -> exit code, the result as JSON, and what was told on stderr."""
-    def run(*argv: object) -> tuple[int, dict, str]:
-        code = cli.main([*map(str, argv), "--json"])
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err, err
-        return code, json.loads(out.splitlines()[-1]) if code == 0 else {}, err
-    return run
 
 
 def kept(weights: Path) -> list[Path]:

@@ -68,18 +68,6 @@ def data(native, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def run(capfd):
-    """run("export", ...) -> exit code, the result as JSON, and what was told on stderr."""
-    def run(*argv: object) -> tuple[int, dict, str]:
-        code = cli.main([*map(str, argv), "--json"])
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err, err
-        assert out.count("\n") == (code == 0), out      # the result, and nothing of NNCF's
-        return code, json.loads(out) if code == 0 else {}, err
-    return run
-
-
 @pytest.fixture(scope="module")
 def int8(weights, data, tmp_path_factory) -> Path:
     """The network in int8, which the command of the issue makes."""
