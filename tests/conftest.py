@@ -1,7 +1,4 @@
-"""What tests share: the real data beside the repository, verbs as they are typed, and a download server that misbehaves.
-
-It does so as it is told to.
-"""
+"""What tests share: the real data beside the repository, verbs as they are typed, a server that misbehaves as told."""
 
 import http.server
 import json
