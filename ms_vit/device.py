@@ -39,10 +39,3 @@ def sink_size(device: str, steps: int, most: int) -> int:
     if device == "CPU":
         return 0
     return max(size for size in range(1, min(steps, most) + 1) if steps % size == 0)
-
-
-def precision(asked: str, device: str) -> str:
-    """What precision "auto" means on a device: float16 where it is fast and common, else float32."""
-    if asked != "auto":
-        return asked
-    return "float16" if device == "Ascend" else "float32"

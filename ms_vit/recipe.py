@@ -207,8 +207,8 @@ class Train:
         batch_size: images a step.
         seed: fixes initial weights, order, augmentation and dropout.
         precision: of matrix products - float32; bfloat16, half again as fast on a CPU with AVX512-BF16, and not for
-            GPU or Ascend so far; float16 with loss scaling, for Ascend and GPU. auto is float16 on Ascend and float32
-            elsewhere.
+            GPU or Ascend so far; float16 with loss scaling, for Ascend and GPU. auto is float16 on Ascend, bfloat16 on
+            a CPU that has it, float32 elsewhere, and what it was before for a run that goes on.
         amp_level: precision in its former words - O0 is float32, O2 and O3 are float16.
         recompute: keep less for the backward pass, and compute it again: less memory, a fifth more time.
         ema: decay of a moving average of the weights, e.g. 0.999, that is validated and used in their place; 0 is none.

@@ -18,7 +18,6 @@ from mindspore import nn
 from test_kernels import Layer, TwoLayers, attention, gradients_of, mlp_in_float64, normal, two_layers
 
 import ms_vit
-from ms_vit.device import precision
 from ms_vit.errors import UsageError
 from ms_vit.models import kernels
 from ms_vit.models.config import ViTConfig
@@ -313,9 +312,11 @@ def test_a_recipe_of_former_times_says_the_same(tmp_path):
         Recipe.load(tmp_path / "recipe.yaml", {"train.precision": "bfloat16"})
 
 
-def test_auto_is_what_it_was():
-    assert [precision("auto", device) for device in ("CPU", "GPU", "Ascend")] == ["float32", "float32", "float16"]
-    assert precision("bfloat16", "CPU") == "bfloat16"
+def test_auto_is_bfloat16_on_a_cpu_that_has_it(monkeypatch):
+    monkeypatch.setattr(bfloat16, "what_is_missing", lambda: "")
+    assert [bfloat16.best_precision(device) for device in ("CPU", "Ascend")] == ["bfloat16", "float16"]
+    monkeypatch.setattr(bfloat16, "what_is_missing", lambda: "a processor that has it")
+    assert [bfloat16.best_precision(device) for device in ("CPU", "GPU", "Ascend")] == ["float32", "float32", "float16"]
 
 
 # --- refusals

@@ -226,7 +226,7 @@ def test_in_half_precision_and_with_less_memory_a_stopped_run_ends_in_the_same_b
 def test_in_bfloat16_a_stopped_run_ends_in_the_same_bits(root, tmp_path, monkeypatch, capsys):
     if missing := bfloat16.what_is_missing():
         pytest.skip(missing)
-    wanted = recipe(root, **{"train.precision": "bfloat16", "train.epochs": 2})
+    wanted = recipe(root, **{"train.epochs": 2})         # by "auto"
     ms_vit.train(wanted, tmp_path / "straight")
     assert "(bfloat16, compiled kernels)" in capsys.readouterr().err
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
@@ -234,8 +234,17 @@ def test_in_bfloat16_a_stopped_run_ends_in_the_same_bits(root, tmp_path, monkeyp
         ms_vit.train(wanted, tmp_path / "run")
     ms_vit.train(wanted, tmp_path / "run")
     assert outcome(tmp_path / "run") == outcome(tmp_path / "straight")
-    with pytest.raises(UsageError, match=r"train\.precision was bfloat16, is auto"):
-        ms_vit.train(recipe(root, **{"train.epochs": 2}), tmp_path / "run")
+    with pytest.raises(UsageError, match=r"train\.precision was auto, is float32"):
+        ms_vit.train(recipe(root, **{"train.epochs": 2, "train.precision": "float32"}), tmp_path / "run")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bfloat16, "what_is_missing", lambda: "there is no AVX512-BF16")
+        ms_vit.train(recipe(root, **{"train.epochs": 3}), tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "was trained in bfloat16 before, now in float32" in said and ": there is no AVX512-BF16" in said
+    assert read_state(Checkpoints(tmp_path / "run").newest()).precision == "float32"
+    ms_vit.train(recipe(root, **{"train.epochs": 4}), tmp_path / "run")
+    assert "(float32, compiled kernels)" in capsys.readouterr().err         # and stays there
 
     images = np.random.default_rng(0).normal(size=(3, 3, 16, 16)).astype(np.float32)
     whole, rounded = (ms_vit.Predictor(tmp_path / "run", batch_size=4, precision=how).logits(images)

@@ -29,8 +29,8 @@ class TrainState:
     """How far a run is, and what its next steps depend on besides parameters.
 
     step: optimiser steps done. epoch: epochs done, validation included. workers: threads that read images, by whose
-    number the random draws of augmentation are shared out. images: a hash of their names. rollbacks: to an earlier
-    checkpoint, each with half the learning rate.
+    number the random draws of augmentation are shared out. precision: of matrix products. images: a hash of their
+    names. rollbacks: to an earlier checkpoint, each with half the learning rate.
     """
 
     step: int = 0
@@ -38,6 +38,7 @@ class TrainState:
     best_top1: float = -1.0
     best_step: int = 0
     workers: int = 0
+    precision: str = ""
     images: str = ""
     loss_sum: float = 0.0       # of the epoch under way
     loss_level: float = 0.0     # its running mean, see Divergence of training/

@@ -20,7 +20,7 @@ from ms_vit.data.memory import memory_share
 from ms_vit.data.pipeline import Batches, naming_bad_images, numpy_batches
 from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.data.sets.cards import card_of
-from ms_vit.device import cpu_count, precision, sink_size
+from ms_vit.device import cpu_count, sink_size
 from ms_vit.distributed import World
 from ms_vit.errors import DataError, UsageError
 from ms_vit.inference.engines import on_mindspore
@@ -67,7 +67,6 @@ class Trainer(Callback):
         self.device = device
         self.stop = stop
         self.world = world or World()
-        self.precision = precision(recipe.train.precision, device)
         self.checkpoints = Checkpoints(run)
         self.metrics = MetricsFile(run / "metrics.jsonl")
         self.state = TrainState()
@@ -75,9 +74,9 @@ class Trainer(Callback):
     def __call__(self) -> Training:
         """Trains, or goes on with what is there of the run; see ms_vit.train for what it raises."""
         data = data_folder(self.recipe)
-        with bfloat16.computing_in(self.precision), folder.locked(self.run, self.world), \
-                contextlib.ExitStack() as self.caches:
+        with folder.locked(self.run, self.world), contextlib.ExitStack() as self.caches:
             self.open(data)
+            self.caches.enter_context(bfloat16.computing_in(self.state.precision))
             self.prepare_model(data)
             self.prepare_data(data)
             self.prepare_step()
@@ -103,6 +102,21 @@ class Trainer(Callback):
         self.newest = self.checkpoints.newest()
         if self.newest:
             self.state = read_state(self.newest)
+        self.state.precision = self.precision()
+
+    def precision(self) -> str:
+        """The recipe's; "auto" is the machine's best for a new run, and for one that goes on what it had before."""
+        if self.recipe.train.precision != "auto":
+            return self.recipe.train.precision
+        if not self.newest:
+            return bfloat16.best_precision(self.device)
+        # Runs that don't tell are older than bfloat16 on CPUs.
+        before = self.state.precision or ("float16" if self.device == "Ascend" else "float32")
+        if before == "bfloat16" and (missing := bfloat16.what_is_missing()):
+            say(f"{self.run} was trained in bfloat16 before, now in float32, so its numbers are others than in an "
+                f"unbroken run: {missing}")
+            return "float32"
+        return before
 
     def prepare_model(self, data: Path) -> None:
         """The spec: the newest checkpoint's, which knows all, else by the recipe, its weights, and the classes."""
@@ -147,20 +161,20 @@ class Trainer(Callback):
             recipe.optimizer.lr, train.epochs, self.batches.steps, recipe.schedule)
         learning = trainable(self.net.trainable_params(), recipe.optimizer.tune)
         self.optimizer = optimizers[recipe.optimizer.name](learning, self.learning_rates, recipe.optimizer)
-        if self.precision == "float16":
+        if self.state.precision == "float16":
             # In place; what it returns only casts logits, as the loss does.
             ms.amp.auto_mixed_precision(self.net, "O2")
         self.step = TrainStep(
             self.net, losses[recipe.loss.name](recipe.loss), self.optimizer, clip_norm=recipe.optimizer.clip_norm,
-            scale_loss=self.precision == "float16", recompute=train.recompute, accumulate=train.accumulate,
+            scale_loss=self.state.precision == "float16", recompute=train.recompute, accumulate=train.accumulate,
             mixup=mixing(recipe.augment, len(self.learning_rates), config.num_classes, train.seed),
             average=Average(self.net, self.averaged, train.ema) if self.averaged else None,
             seed=self.world.seed(train.seed), reducer=self.world.reducer(learning),
             recent=min(train.log_every, MOST_RECENT))
         self.model = Model(self.step)
         self.operators = compiled.library() if compiled.wanted() else None
-        self.graph = (f"{recipe.as_dict()} {config} {self.learning_rates.tolist()} {self.device} {self.precision} "
-                      f"{self.operators} {self.world}")       # all that decides what is compiled
+        self.graph = (f"{recipe.as_dict()} {config} {self.learning_rates.tolist()} {self.device} "
+                      f"{self.state.precision} {self.operators} {self.world}")      # all that decides what is compiled
         self.state_dicts = {MODEL: self.net.parameters_dict(), OPTIMIZER: self.step.state()}
         if self.averaged:
             self.state_dicts[AVERAGE] = dict(zip(self.state_dicts[MODEL], self.averaged.get_parameters(), strict=True))
@@ -201,8 +215,8 @@ class Trainer(Callback):
         """Says what is about to happen."""
         prepared, title = self.spec.preprocessing, self.recipe.model.title
         parameters = sum(parameter.size for parameter in self.net.get_parameters())
-        say(f"{title}: {parameters:,} parameters, {len(self.spec.labels)} classes, on {self.device} ({self.precision}, "
-            f"{'compiled' if self.operators else 'MindSpore'} kernels)")
+        say(f"{title}: {parameters:,} parameters, {len(self.spec.labels)} classes, on {self.device} "
+            f"({self.state.precision}, {'compiled' if self.operators else 'MindSpore'} kernels)")
         say(f"{self.recipe.data.folder}: {self.batches.steps} training batches of {self.recipe.train.batch_size}, "
             f"{self.validation.steps} for validation")
         for name, transforms in (("train", self.recipe.augment.train), ("eval", prepared.transforms)):

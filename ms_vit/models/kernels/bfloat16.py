@@ -33,6 +33,13 @@ def computing_in(precision: str) -> Iterator[None]:
         _on = before
 
 
+def best_precision(device: str) -> str:
+    """What "auto" means for a new run: float16 on Ascend, bfloat16 on a CPU that has it, else float32."""
+    if device == "Ascend":
+        return "float16"
+    return "float32" if what_is_missing() else "bfloat16"
+
+
 def wanted() -> bool:
     """Whether cells that are made now shall use the operators of this module."""
     return _on and compiled.wanted()
