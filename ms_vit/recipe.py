@@ -33,7 +33,8 @@ AMOUNT = (lambda value: 0 <= value < float("inf"), "must be a number of at least
 BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("train.epochs", "train.batch_size", "train.accumulate", "train.log_every", "data.workers",
                      "checkpoint.every_epochs", "checkpoint.keep"), COUNT),
-    **dict.fromkeys((*(f"model.{key}" for key in SHARES), "train.ema", "loss.label_smoothing"), SHARE),
+    **dict.fromkeys((*(f"model.{key}" for key in SHARES), "train.ema", "loss.label_smoothing",
+                     "optimizer.momentum"), SHARE),
     **dict.fromkeys(("augment.crop_pct", "optimizer.layer_decay"), PART),
     **dict.fromkeys(("augment.mixup", "optimizer.lr", "optimizer.eps", "optimizer.weight_decay", "optimizer.clip_norm",
                      "schedule.warmup_epochs", "schedule.min_lr", "checkpoint.every_minutes"), AMOUNT),
@@ -148,9 +149,11 @@ class Optimizer:
     """How weights follow gradients.
 
     Args:
-        name: an optimiser of training/optimizers.py - adamw (decoupled weight decay) or adam (L2).
+        name: an optimiser of training/optimizers.py - adamw (decoupled weight decay), adam (L2), or muon (orthogonal
+            updates of the inner matrices; the same rates as adamw's, or higher).
         lr: learning rate at its highest.
         betas: decay of the two moments.
+        momentum: of muon, 0.95 where not given.
         eps: added to the denominator.
         weight_decay: on matrices only.
         clip_norm: bound of the gradients' joint norm; 0 for none.
@@ -161,6 +164,7 @@ class Optimizer:
     name: str = "adamw"
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float | None = None
     eps: float = 1e-8
     weight_decay: float = 0.05
     clip_norm: float = 1.0

@@ -155,7 +155,7 @@ class Trainer(Callback):
             scale_loss=self.precision == "float16", recompute=train.recompute, accumulate=train.accumulate,
             mixup=mixing(recipe.augment, len(self.learning_rates), config.num_classes, train.seed),
             average=Average(self.net, self.averaged, train.ema) if self.averaged else None,
-            seed=self.world.seed(train.seed), reducer=self.world.reducer(learning),
+            seed=self.world.seed(train.seed), reducer=self.world.reducer(self.optimizer.params),
             recent=min(train.log_every, MOST_RECENT))
         self.model = Model(self.step)
         self.operators = compiled.library() if compiled.wanted() else None
