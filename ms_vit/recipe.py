@@ -35,13 +35,15 @@ BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
                      "checkpoint.every_epochs", "checkpoint.keep"), COUNT),
     **dict.fromkeys((*(f"model.{key}" for key in SHARES), "train.ema", "loss.label_smoothing",
                      "optimizer.momentum"), SHARE),
-    **dict.fromkeys(("augment.crop_pct", "optimizer.layer_decay"), PART),
+    **dict.fromkeys(("augment.crop_pct", "optimizer.layer_decay", "schedule.gamma"), PART),
     **dict.fromkeys(("augment.mixup", "optimizer.lr", "optimizer.eps", "optimizer.weight_decay", "optimizer.clip_norm",
                      "schedule.warmup_epochs", "schedule.min_lr", "checkpoint.every_minutes"), AMOUNT),
     "data.holdout": (lambda value: 0 < value < 1, "must be above 0 and below 1"),
     "train.seed": (lambda value: 0 <= value < 1 << 32, "must be at least 0 and below 2^32"),
     "optimizer.betas": (lambda pair: all(0 <= value < 1 for value in pair), "must be two numbers from 0 to below 1"),
     "optimizer.tune": (lambda tune: isinstance(tune, str) or tune >= 1, "is all, head, or a number of blocks from 1"),
+    "schedule.milestones": (lambda epochs: all(0 < epoch < float("inf") for epoch in epochs),
+                            "must be epochs above 0"),
     "augment.train": (bool, "must list an operation"),
     "augment.eval": (bool, "must list an operation"),
     "augment.mean": (lambda mean: all(map(math.isfinite, mean)), "must be three numbers"),
@@ -149,11 +151,12 @@ class Optimizer:
     """How weights follow gradients.
 
     Args:
-        name: an optimiser of training/optimizers.py - adamw (decoupled weight decay), adam (L2), or muon (orthogonal
-            updates of the inner matrices; the same rates as adamw's, or higher).
+        name: an optimiser of training/optimizers.py - adamw (decoupled weight decay), adam (L2), lamb (for large
+            batches), lion (a third of adamw's rate, or less), muon (orthogonal updates of the inner matrices, adamw for
+            the others, at adamw's rate), or sgd (with momentum).
         lr: learning rate at its highest.
-        betas: decay of the two moments.
-        momentum: of muon, 0.95 where not given.
+        betas: decay of the two moments; 0.9 and 0.99 are lion's own.
+        momentum: of sgd (0.9 where not given) and muon (0.95).
         eps: added to the denominator.
         weight_decay: on matrices only.
         clip_norm: bound of the gradients' joint norm; 0 for none.
@@ -177,15 +180,19 @@ class Schedule:
     """The learning rate over time.
 
     Args:
-        name: a schedule of training/schedules.py - cosine, after a linear warm-up.
+        name: a schedule of training/schedules.py - cosine, linear, step or constant, each after a linear warm-up.
         warmup_epochs: length of the warm-up; may be a fraction.
-        min_lr: where the cosine ends.
+        min_lr: where cosine and linear end, and the least of step.
+        milestones: epochs, counted from the run's begin, after which step multiplies the rate by gamma.
+        gamma: see there.
         per_epoch: change it between epochs only.
     """
 
     name: str = "cosine"
     warmup_epochs: float = 0.0
     min_lr: float = 0.0
+    milestones: list[float] = field(default_factory=list)
+    gamma: float = 0.1
     per_epoch: bool = False
 
 
@@ -194,7 +201,7 @@ class Loss:
     """What training makes small.
 
     Args:
-        name: a loss of training/losses.py - cross_entropy.
+        name: a loss of training/losses.py - cross_entropy, or bce, which asks for each class on its own.
         label_smoothing: share of the target spread evenly over all classes.
     """
 

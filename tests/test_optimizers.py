@@ -11,7 +11,7 @@ import ms_vit
 from ms_vit.models.config import ViTConfig
 from ms_vit.models.vit import ViT
 from ms_vit.signals import Interrupted
-from ms_vit.training.optimizers import Muon, is_inner
+from ms_vit.training.optimizers import Lamb, Lion, Muon, Sgd, is_inner
 
 RATES = np.array([0.1, 0.2, 0.05, 0.01, 0.3], np.float32)
 SHAPES = {"blocks.0.mlp.fc1.weight": (6, 4), "blocks.1.mlp.fc2.weight": (3, 5), "blocks.1.mlp.fc2.bias": (3,),
@@ -102,9 +102,80 @@ def test_muon_takes_blocks_and_the_stem_and_no_embedding_or_head():
         "blocks.0.attn.proj.weight", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight"}
 
 
+# --- SGD, Lion, LAMB
+
+def sgd_is(w, gradients, *, momentum, decay):
+    """PyTorch's, on which the test below holds it."""
+    velocity = np.zeros_like(w)
+    for g, lr in zip(gradients, RATES, strict=True):
+        g = g + decay * w
+        velocity = momentum * velocity + g
+        w = w - lr * (g + momentum * velocity)
+    return w
+
+
+def lion_is(w, gradients, *, betas, decay):
+    """Chen et al. 2023, algorithm 2."""
+    m = np.zeros_like(w)
+    for g, lr in zip(gradients, RATES, strict=True):
+        w = w - lr * (np.sign(betas[0] * m + (1 - betas[0]) * g) + decay * w)
+        m = betas[1] * m + (1 - betas[1]) * g
+    return w
+
+
+def lamb_is(w, gradients, *, betas, eps, decay, adapts):
+    """You et al. 2020, algorithm 2, with phi(x) = x."""
+    m, v = np.zeros_like(w), np.zeros_like(w)
+    for t, (g, lr) in enumerate(zip(gradients, RATES, strict=True), start=1):
+        m = betas[0] * m + (1 - betas[0]) * g
+        v = betas[1] * v + (1 - betas[1]) * g * g
+        step = m / (1 - betas[0]**t) / (np.sqrt(v / (1 - betas[1]**t)) + eps) + decay * w
+        w = w - lr * (np.linalg.norm(w) / np.linalg.norm(step) if adapts else 1) * step
+    return w
+
+
+@pytest.mark.parametrize(("ours", "options", "expected"), [
+    (Sgd, {"momentum": 0.8}, sgd_is), (Lion, {"betas": (0.9, 0.95)}, lion_is),
+    (Lamb, {"betas": (0.9, 0.95), "eps": 1e-2}, lamb_is)])
+def test_each_steps_as_in_its_paper(ours, options, expected):
+    weights, gradients = drawn()
+    bias = "blocks.1.mlp.fc2.bias"
+
+    def wanted(name):
+        adapts = {"adapts": name != bias} if ours is Lamb else {}
+        return expected(weights[name], [each[name] for each in gradients], **options, **adapts,
+                        decay=0.0 if name == bias else 0.1)
+
+    agree(stepped(lambda params: ours(params, RATES, weight_decay=0.1, **options), weights, gradients),
+          {name: wanted(name) for name in SHAPES})
+
+
+def test_sgd_is_pytorchs():
+    torch = pytest.importorskip("torch")
+    weights, gradients = drawn()
+    param = torch.nn.Parameter(torch.tensor(weights["head.weight"]))
+    optimizer = torch.optim.SGD([param], momentum=0.9, nesterov=True, weight_decay=0.1)
+    for each, rate in zip(gradients, RATES.tolist(), strict=True):
+        optimizer.param_groups[0]["lr"], param.grad = rate, torch.tensor(each["head.weight"])
+        optimizer.step()
+    agree(stepped(lambda params: Sgd(params, RATES, weight_decay=0.1), weights, gradients),
+          {"head.weight": param.detach().numpy()})
+
+
+@pytest.mark.parametrize("ours", [Sgd, Lion, Lamb, Muon])
+def test_layers_further_from_the_head_learn_by_less(ours):
+    weights, gradients = drawn()
+    whole, less = (stepped(lambda params, decay=decay: ours(params, RATES[:1], layer_decay=decay), weights, gradients[:1])
+                   for decay in (1.0, 0.5))
+    factors = {"patch_embed.stem.0.conv.weight": 1 / 8, "blocks.0.mlp.fc1.weight": 1 / 4,
+               "blocks.1.mlp.fc2.weight": 1 / 2, "blocks.1.mlp.fc2.bias": 1 / 2, "head.weight": 1}
+    for name, factor in factors.items():
+        np.testing.assert_allclose(less[name] - weights[name], factor * (whole[name] - weights[name]), atol=1e-6)
+
+
 # --- all of them
 
-@pytest.mark.parametrize("name", ["muon"])
+@pytest.mark.parametrize("name", ["muon", "sgd", "lion", "lamb"])
 def test_a_run_with_any_optimiser_learns_and_goes_on_in_the_same_bits(name, root, tmp_path, monkeypatch):  # noqa: F811
     wanted = recipe(root, **{"optimizer.name": name, "optimizer.layer_decay": 0.9, "optimizer.lr": 1e-3,
                              "train.epochs": 1})

@@ -1,5 +1,6 @@
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 
 import mindspore as ms
 import mindspore.dataset as ds
@@ -11,25 +12,35 @@ from mindspore.train import Callback, Model
 from ms_vit.models.config import ViTConfig
 from ms_vit.models.kernels import compiled
 from ms_vit.models.vit import ViT
+from ms_vit.recipe import Schedule
 from ms_vit.training.callbacks import DataWait
 from ms_vit.training.ema import Average
 from ms_vit.training.gradients import hyper_map, scaled
-from ms_vit.training.losses import CrossEntropy
+from ms_vit.training.losses import BinaryCrossEntropy, CrossEntropy
 from ms_vit.training.mixing import Mixup
 from ms_vit.training.optimizers import Adam, decays, trainable
-from ms_vit.training.schedules import warmup_cosine
+from ms_vit.training.schedules import schedules
 from ms_vit.training.step import GlobalNorm, TrainStep
 
 
-def test_the_rate_warms_up_linearly_and_falls_as_a_cosine():
-    rates = warmup_cosine(1.0, epochs=10, steps_per_epoch=10, warmup_epochs=2)
-    np.testing.assert_allclose(rates[:20], np.arange(1, 21) / 20, rtol=1e-6)
-    np.testing.assert_allclose(rates[20:], 0.5 * (1 + np.cos(np.pi * np.arange(80) / 80)), rtol=1e-5)
+WARM = np.arange(1, 21) / 20                # two epochs of ten steps
+AFTER = np.arange(80) / 80
+
+
+@pytest.mark.parametrize(("name", "after"), [
+    ("cosine", 0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * AFTER))), ("linear", 1 - 0.9 * AFTER), ("constant", np.ones(80)),
+    ("step", np.repeat([1, 0.5, 0.25, 0.125, 0.1], [5, 30, 20, 10, 15]))])
+def test_the_rate_warms_up_linearly_and_follows_its_schedule(name, after):
+    settings = Schedule(name=name, warmup_epochs=2, min_lr=0.1, milestones=[5.5, 2.5, 7.5, 8.5], gamma=0.5)
+    rates = schedules[name](1.0, 10, 10, settings)
+    np.testing.assert_allclose(rates, np.concatenate([WARM, after]), rtol=1e-5)
     assert rates.dtype == np.float32
+    by_epoch = schedules[name](1.0, 10, 10, replace(settings, per_epoch=True))
+    np.testing.assert_array_equal(by_epoch, np.repeat(rates[::10], 10))
 
 
 def test_by_epoch_the_rate_is_the_tutorials_cosine():
-    rates = warmup_cosine(5e-5, epochs=10, steps_per_epoch=7, per_epoch=True)
+    rates = schedules["cosine"](5e-5, 10, 7, Schedule(per_epoch=True))
     tutorial = [0.5 * 5e-5 * (1 + np.cos(np.pi * epoch / 10)) for epoch in range(10)]
     np.testing.assert_allclose(rates, np.repeat(tutorial, 7), rtol=1e-5)
 
@@ -92,6 +103,19 @@ def test_cross_entropy_equals_its_definition(smoothing):
     targets = np.eye(5)[labels] * (1 - smoothing) + smoothing / 5
     loss = CrossEntropy(smoothing)(ms.Tensor(logits), ms.Tensor(labels, ms.int32))
     assert float(loss.asnumpy()) == pytest.approx(smoothed_loss(logits, targets), rel=1e-5)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_binary_cross_entropy_is_pytorchs_of_smoothed_targets(mixed):
+    torch = pytest.importorskip("torch")
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(6, 5)).astype(np.float32) * 30         # some of which overflow where exp is careless
+    labels = random.dirichlet(np.ones(5), 6).astype(np.float32) if mixed else np.array([0, 1, 2, 3, 4, 4], np.int32)
+    targets = 0.9 * (labels if mixed else np.eye(5)[labels]) + 0.1 / 5
+    loss = BinaryCrossEntropy(0.1)(ms.Tensor(logits), ms.Tensor(labels))
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(torch.tensor(logits).double(),
+                                                                    torch.tensor(targets))
+    assert float(loss.asnumpy()) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_the_imagenet_recipes_smoothing_is_the_tutorials():

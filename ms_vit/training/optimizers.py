@@ -161,6 +161,104 @@ class Adam(Descent):
         return hyper_map(rule, self.params, self.moment1, self.moment2, self.scales, self.decay, gradients)
 
 
+lamb_update = ops.MultitypeFuncGraph("lamb_update")
+
+
+@lamb_update.register("Tensor", "Tensor", "Tensor", "Tensor", "Number", "Number", "Number",
+                      "Tensor", "Tensor", "Tensor", "Number", "Number", "Bool", "Tensor")
+def _lamb_update(factor, beta1_power, beta2_power, base_lr, beta1, beta2, eps,
+                 param, moment1, moment2, scale, decay, adapts, gradient):
+    lr = base_lr * scale
+    gradient = gradient * factor.astype(gradient.dtype)
+    m = ops.assign(moment1, beta1 * moment1 + (1 - beta1) * gradient)
+    v = ops.assign(moment2, beta2 * moment2 + (1 - beta2) * gradient * gradient)
+    step = m / (1 - beta1_power) / (ops.sqrt(v / (1 - beta2_power)) + eps) + decay * param
+    if adapts:
+        size, length = ops.sqrt((param * param).sum()), ops.sqrt((step * step).sum())
+        both = ops.logical_and(size > 0, length > 0)
+        step = step * ops.select(both, size / ops.maximum(length, Tensor(1e-30, ms.float32)), ops.ones_like(size))
+    return ops.assign(param, param - lr * step)
+
+
+class Lamb(Descent):
+    """LAMB (You et al. 2020, alg. 2): AdamW's step, as long as the weights are, times the rate; for large batches.
+
+    So for each matrix; biases, norms, tokens and positions, which don't decay either, take AdamW's step, as in the
+    authors' code. It remembers each parameter's first and second moment.
+    """
+
+    def __init__(self, params: list[Parameter], learning_rates: np.ndarray, *,
+                 betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6, weight_decay: float = 0.0,
+                 layer_decay: float = 1.0):
+        super().__init__(params, learning_rates, weight_decay=weight_decay, layer_decay=layer_decay)
+        self.moment1, self.moment2 = self.remember("moment1"), self.remember("moment2")
+        self.beta1, self.beta2 = betas
+        self.eps = eps
+        self.adapts = tuple(map(decays, params))
+
+    def change(self, gradients, factor, lr):
+        beta1_power, beta2_power = self.powers(self.beta1, self.beta2)
+        rule = ops.partial(lamb_update, factor, beta1_power, beta2_power, lr, self.beta1, self.beta2, self.eps)
+        return hyper_map(rule, self.params, self.moment1, self.moment2, self.scales, self.decay, self.adapts,
+                         gradients)
+
+
+lion_update = ops.MultitypeFuncGraph("lion_update")
+
+
+@lion_update.register("Tensor", "Tensor", "Number", "Number", "Tensor", "Tensor", "Number", "Number", "Tensor")
+def _lion_update(factor, base_lr, beta1, beta2, param, moment, scale, decay, gradient):
+    lr = base_lr * scale
+    gradient = gradient * factor.astype(gradient.dtype)
+    step = ops.sign(beta1 * moment + (1 - beta1) * gradient)
+    moved = ops.assign(param, param * (1 - lr * decay) - lr * step)
+    return ops.depend(moved, ops.assign(moment, beta2 * moment + (1 - beta2) * gradient))
+
+
+class Lion(Descent):
+    """Lion (Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms", alg. 2): the sign of a moment.
+
+    Its rate is a third to a tenth of AdamW's, its weight decay as much more. It remembers each parameter's moment.
+    """
+
+    def __init__(self, params: list[Parameter], learning_rates: np.ndarray, *,
+                 betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0, layer_decay: float = 1.0):
+        super().__init__(params, learning_rates, weight_decay=weight_decay, layer_decay=layer_decay)
+        self.moment = self.remember("moment1")
+        self.beta1, self.beta2 = betas
+
+    def change(self, gradients, factor, lr):
+        rule = ops.partial(lion_update, factor, lr, self.beta1, self.beta2)
+        return hyper_map(rule, self.params, self.moment, self.scales, self.decay, gradients)
+
+
+sgd_update = ops.MultitypeFuncGraph("sgd_update")
+
+
+@sgd_update.register("Tensor", "Tensor", "Number", "Tensor", "Tensor", "Number", "Number", "Tensor")
+def _sgd_update(factor, base_lr, momentum, param, velocity, scale, decay, gradient):
+    gradient = gradient * factor.astype(gradient.dtype) + decay * param
+    moved = ops.assign(velocity, momentum * velocity + gradient)
+    return ops.assign(param, param - base_lr * scale * (gradient + momentum * moved))
+
+
+class Sgd(Descent):
+    """Gradient descent with Nesterov's momentum (Sutskever et al. 2013), and weight decay as L2, as in PyTorch.
+
+    It remembers each parameter's momentum.
+    """
+
+    def __init__(self, params: list[Parameter], learning_rates: np.ndarray, *, momentum: float = 0.9,
+                 weight_decay: float = 0.0, layer_decay: float = 1.0):
+        super().__init__(params, learning_rates, weight_decay=weight_decay, layer_decay=layer_decay)
+        self.velocity = self.remember("momentum")
+        self.momentum = momentum
+
+    def change(self, gradients, factor, lr):
+        rule = ops.partial(sgd_update, factor, lr, self.momentum)
+        return hyper_map(rule, self.params, self.velocity, self.scales, self.decay, gradients)
+
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)       # Jordan et al. 2024
 orthogonal_update = ops.MultitypeFuncGraph("orthogonal_update")
 
@@ -243,11 +341,36 @@ def adam_l2(params: list[Parameter], learning_rates: np.ndarray, settings: Optim
                 layer_decay=settings.layer_decay, decoupled=False)
 
 
+@optimizers.register("lamb")
+def lamb(params: list[Parameter], learning_rates: np.ndarray, settings: Optimizer) -> Lamb:
+    """AdamW's direction, each matrix's step as long as the matrix."""
+    return Lamb(params, learning_rates, betas=settings.betas, eps=settings.eps, weight_decay=settings.weight_decay,
+                layer_decay=settings.layer_decay)
+
+
+@optimizers.register("lion")
+def lion(params: list[Parameter], learning_rates: np.ndarray, settings: Optimizer) -> Lion:
+    """The sign of a moment."""
+    return Lion(params, learning_rates, betas=settings.betas, weight_decay=settings.weight_decay,
+                layer_decay=settings.layer_decay)
+
+
+@optimizers.register("sgd")
+def sgd(params: list[Parameter], learning_rates: np.ndarray, settings: Optimizer) -> Sgd:
+    """Nesterov's momentum."""
+    return Sgd(params, learning_rates, **momentum_of(settings), weight_decay=settings.weight_decay,
+               layer_decay=settings.layer_decay)
+
+
 @optimizers.register("muon")
 def muon(params: list[Parameter], learning_rates: np.ndarray, settings: Optimizer) -> Descent:
     """Orthogonal updates for the inner matrices, AdamW for all else."""
     if not any(map(is_inner, params)):      # the head alone learns
         return adamw(params, learning_rates, settings)
-    momentum = {} if settings.momentum is None else {"momentum": settings.momentum}
-    return Muon(params, learning_rates, **momentum, betas=settings.betas, eps=settings.eps,
+    return Muon(params, learning_rates, **momentum_of(settings), betas=settings.betas, eps=settings.eps,
                 weight_decay=settings.weight_decay, layer_decay=settings.layer_decay)
+
+
+def momentum_of(settings: Optimizer) -> dict[str, Any]:
+    """The argument, where the recipe gives it."""
+    return {} if settings.momentum is None else {"momentum": settings.momentum}
