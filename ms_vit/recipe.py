@@ -35,9 +35,11 @@ BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
                      "checkpoint.every_epochs", "checkpoint.keep"), COUNT),
     **dict.fromkeys((*(f"model.{key}" for key in SHARES), "train.ema", "loss.label_smoothing",
                      "optimizer.momentum"), SHARE),
-    **dict.fromkeys(("augment.crop_pct", "optimizer.layer_decay", "schedule.gamma"), PART),
-    **dict.fromkeys(("augment.mixup", "optimizer.lr", "optimizer.eps", "optimizer.weight_decay", "optimizer.clip_norm",
-                     "schedule.warmup_epochs", "schedule.min_lr", "checkpoint.every_minutes"), AMOUNT),
+    **dict.fromkeys(("augment.crop_pct", "optimizer.layer_decay", "schedule.gamma", "augment.mix_chance",
+                     "augment.cutmix_chance"), PART),
+    **dict.fromkeys(("augment.mixup", "augment.cutmix", "optimizer.lr", "optimizer.eps", "optimizer.weight_decay",
+                     "optimizer.clip_norm", "schedule.warmup_epochs", "schedule.min_lr", "checkpoint.every_minutes"),
+                    AMOUNT),
     "data.holdout": (lambda value: 0 < value < 1, "must be above 0 and below 1"),
     "train.seed": (lambda value: 0 <= value < 1 << 32, "must be at least 0 and below 2^32"),
     "optimizer.betas": (lambda pair: all(0 <= value < 1 for value in pair), "must be two numbers from 0 to below 1"),
@@ -90,6 +92,9 @@ class Augment:
         mean: of the channels red, green, blue, from 0 to 1.
         std: of the channels, likewise.
         mixup: training images and their labels are blended by shares from Beta(mixup, mixup); 0 for none.
+        cutmix: a box of one training image is put into another, as large as Beta(cutmix, cutmix) says; 0 for none.
+        mix_chance: of a step that its images are mixed at all.
+        cutmix_chance: of a step that is mixed that it is by cutmix, where there is mixup, too.
     """
 
     train: list[str] = field(default_factory=lambda: [
@@ -104,6 +109,9 @@ class Augment:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_chance: float = 1.0
+    cutmix_chance: float = 0.5
 
 
 @dataclass(kw_only=True)

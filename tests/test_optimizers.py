@@ -165,8 +165,8 @@ def test_sgd_is_pytorchs():
 @pytest.mark.parametrize("ours", [Sgd, Lion, Lamb, Muon])
 def test_layers_further_from_the_head_learn_by_less(ours):
     weights, gradients = drawn()
-    whole, less = (stepped(lambda params, decay=decay: ours(params, RATES[:1], layer_decay=decay), weights, gradients[:1])
-                   for decay in (1.0, 0.5))
+    whole, less = (stepped(lambda params, decay=decay: ours(params, RATES[:1], layer_decay=decay), weights,
+                           gradients[:1]) for decay in (1.0, 0.5))
     factors = {"patch_embed.stem.0.conv.weight": 1 / 8, "blocks.0.mlp.fc1.weight": 1 / 4,
                "blocks.1.mlp.fc2.weight": 1 / 2, "blocks.1.mlp.fc2.bias": 1 / 2, "head.weight": 1}
     for name, factor in factors.items():

@@ -37,10 +37,10 @@ class CrossEntropy(nn.Cell):
 
 
 class BinaryCrossEntropy(nn.Cell):
-    """Mean over B and C of each class's own yes or no: logits [B, C], labels [B] or targets [B, C] -> a scalar, float32.
+    """Each class's own yes or no, its mean over B and C: logits [B, C], labels [B] or targets [B, C] -> a scalar.
 
-    As in DeiT III (Touvron et al. 2022, sec. 4.1) and timm: an image that is mixed of two is both, with its shares as
-    targets. label_smoothing as in CrossEntropy; timm's mixup smooths its targets in the same way.
+    In float32, as in DeiT III (Touvron et al. 2022, sec. 4.1) and timm: an image that is mixed of two is both, with its
+    shares as targets. label_smoothing as in CrossEntropy; timm's mixup smooths its targets in the same way.
     """
 
     def __init__(self, label_smoothing: float = 0.0):

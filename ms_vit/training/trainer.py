@@ -153,7 +153,8 @@ class Trainer(Callback):
         self.step = TrainStep(
             self.net, losses[recipe.loss.name](recipe.loss), self.optimizer, clip_norm=recipe.optimizer.clip_norm,
             scale_loss=self.precision == "float16", recompute=train.recompute, accumulate=train.accumulate,
-            mixup=mixing(recipe.augment, len(self.learning_rates), config.num_classes, train.seed),
+            mixing=mixing(recipe.augment, steps=len(self.learning_rates), classes=config.num_classes,
+                          size=config.height_and_width, seed=train.seed),
             average=Average(self.net, self.averaged, train.ema) if self.averaged else None,
             seed=self.world.seed(train.seed), reducer=self.world.reducer(self.optimizer.params),
             recent=min(train.log_every, MOST_RECENT))
