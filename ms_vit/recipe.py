@@ -40,6 +40,8 @@ BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("augment.mixup", "augment.cutmix", "optimizer.lr", "optimizer.eps", "optimizer.weight_decay",
                      "optimizer.clip_norm", "schedule.warmup_epochs", "schedule.min_lr", "checkpoint.every_minutes"),
                     AMOUNT),
+    "loss.distill_alpha": (lambda value: 0 <= value <= 1, "must be from 0 to 1"),
+    "loss.distill_temperature": (lambda value: 0 < value < float("inf"), "must be a number above 0"),
     "data.holdout": (lambda value: 0 < value < 1, "must be above 0 and below 1"),
     "train.seed": (lambda value: 0 <= value < 1 << 32, "must be at least 0 and below 2^32"),
     "optimizer.betas": (lambda pair: all(0 <= value < 1 for value in pair), "must be two numbers from 0 to below 1"),
@@ -211,10 +213,16 @@ class Loss:
     Args:
         name: a loss of training/losses.py - cross_entropy, or bce, which asks for each class on its own.
         label_smoothing: share of the target spread evenly over all classes.
+        distill: what of train.teacher is learned - hard, its best class, or soft, its probabilities.
+        distill_alpha: share that this has in the loss.
+        distill_temperature: at which soft takes the probabilities.
     """
 
     name: str = "cross_entropy"
     label_smoothing: float = 0.0
+    distill: Literal["hard", "soft"] = "hard"
+    distill_alpha: float = 0.5
+    distill_temperature: float = 3.0
 
 
 @dataclass(kw_only=True)
@@ -231,6 +239,9 @@ class Train:
         amp_level: precision in its former words - O0 is float32, O2 and O3 are float16.
         recompute: keep less for the backward pass, and compute it again: less memory, a fifth more time.
         ema: decay of a moving average of the weights, e.g. 0.999, that is validated and used in their place; 0 is none.
+        teacher: a run folder, or a weight file of any format, of a network with the same classes, from whose answers this
+            one learns, too; loss.distill says how. With model.distilled a head of its own learns from it.
+        teacher_model: the name of its network, where its weights don't tell enough.
         on_divergence: stop, or rollback - go on from the last good checkpoint with half the learning rate, three times.
         accumulate: parts that a batch is cut into, one after the other, for a batch that memory doesn't hold at once.
         log_every: steps between two lines of metrics.jsonl, and the most that a divergence goes unnoticed.
@@ -244,6 +255,8 @@ class Train:
     recompute: bool = False
     accumulate: int = 1
     ema: float = 0.0
+    teacher: Path | None = None
+    teacher_model: str | None = None
     on_divergence: Literal["stop", "rollback"] = "stop"
     log_every: int = 10
 
@@ -315,6 +328,8 @@ class Recipe:
                 raise UsageError(f'"{key}" {words}, not {value}')
         if self.model.weights is None:      # else they have a say in it
             self.model.configure()
+        if self.train.teacher_model and self.train.teacher is None:
+            raise UsageError('"train.teacher_model" names the network of train.teacher, which is not given')
         if self.train.batch_size % self.train.accumulate:
             raise UsageError(f'"train.accumulate" must divide train.batch_size, {self.train.batch_size}')
 

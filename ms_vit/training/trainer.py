@@ -36,6 +36,7 @@ from ms_vit.runs.checkpoints import AVERAGE, MODEL, OPTIMIZER, Checkpoints, Trai
 from ms_vit.runs.metrics import MetricsFile
 from ms_vit.signals import Interrupted, Stop
 from ms_vit.training.callbacks import DataWait, Throughput
+from ms_vit.training.distillation import taught
 from ms_vit.training.divergence import Diverged, Divergence
 from ms_vit.training.ema import Average
 from ms_vit.training.losses import losses
@@ -147,21 +148,23 @@ class Trainer(Callback):
             recipe.optimizer.lr, train.epochs, self.batches.steps, recipe.schedule)
         learning = trainable(self.net.trainable_params(), recipe.optimizer.tune)
         self.optimizer = optimizers[recipe.optimizer.name](learning, self.learning_rates, recipe.optimizer)
+        learner, loss, teacher = taught(self.net, losses[recipe.loss.name](recipe.loss), recipe, self.spec)
         if self.precision == "float16":
-            # In place; what it returns only casts logits, as the loss does.
-            ms.amp.auto_mixed_precision(self.net, "O2")
+            for net in (self.net, teacher.net) if teacher else (self.net,):
+                # In place; what it returns only casts logits, as the loss does.
+                ms.amp.auto_mixed_precision(net, "O2")
         self.step = TrainStep(
-            self.net, losses[recipe.loss.name](recipe.loss), self.optimizer, clip_norm=recipe.optimizer.clip_norm,
+            learner, loss, self.optimizer, clip_norm=recipe.optimizer.clip_norm,
             scale_loss=self.precision == "float16", recompute=train.recompute, accumulate=train.accumulate,
             mixing=mixing(recipe.augment, steps=len(self.learning_rates), classes=config.num_classes,
                           size=config.height_and_width, seed=train.seed),
-            average=Average(self.net, self.averaged, train.ema) if self.averaged else None,
+            teacher=teacher, average=Average(self.net, self.averaged, train.ema) if self.averaged else None,
             seed=self.world.seed(train.seed), reducer=self.world.reducer(self.optimizer.params),
             recent=min(train.log_every, MOST_RECENT))
         self.model = Model(self.step)
         self.operators = compiled.library() if compiled.wanted() else None
         self.graph = (f"{recipe.as_dict()} {config} {self.learning_rates.tolist()} {self.device} {self.precision} "
-                      f"{self.operators} {self.world}")       # all that decides what is compiled
+                      f"{self.operators} {self.world} {teacher and teacher.net.config}")      # all that decides what is compiled
         self.state_dicts = {MODEL: self.net.parameters_dict(), OPTIMIZER: self.step.state()}
         if self.averaged:
             self.state_dicts[AVERAGE] = dict(zip(self.state_dicts[MODEL], self.averaged.get_parameters(), strict=True))
