@@ -239,8 +239,8 @@ class Train:
         amp_level: precision in its former words - O0 is float32, O2 and O3 are float16.
         recompute: keep less for the backward pass, and compute it again: less memory, a fifth more time.
         ema: decay of a moving average of the weights, e.g. 0.999, that is validated and used in their place; 0 is none.
-        teacher: a run folder, or a weight file of any format, of a network with the same classes, from whose answers this
-            one learns, too; loss.distill says how. With model.distilled a head of its own learns from it.
+        teacher: a run folder, or a weight file of any format, of a network with the same classes, from whose answers
+            this one learns, too; loss.distill says how. With model.distilled a head of its own learns from it.
         teacher_model: the name of its network, where its weights don't tell enough.
         on_divergence: stop, or rollback - go on from the last good checkpoint with half the learning rate, three times.
         accumulate: parts that a batch is cut into, one after the other, for a batch that memory doesn't hold at once.

@@ -1,7 +1,7 @@
 """Parts that recipes name: an optimiser, a loss, a schedule. Each is one entry, a builder under its name.
 
-A user's package adds its own by entry points of the group "ms_vit.parts", which name modules that register theirs when
-they are imported.
+Another package adds its own by entry points of the group "ms_vit.parts", which name modules that register theirs when
+they are imported; docs/architecture.md shows one.
 """
 
 import difflib
@@ -50,7 +50,7 @@ class Registry(Generic[T]):
         return iter(self.entries)
 
     def find(self, name: str) -> T | None:
-        """None where there is none, in other packages neither; these are imported for names that aren't ours alone."""
+        """None where there is none, in other packages neither; they are imported for what isn't our own."""
         if name not in self.entries:
             load_parts()
         return self.entries.get(name)

@@ -163,8 +163,9 @@ class Trainer(Callback):
             recent=min(train.log_every, MOST_RECENT))
         self.model = Model(self.step)
         self.operators = compiled.library() if compiled.wanted() else None
+        # All that decides what is compiled.
         self.graph = (f"{recipe.as_dict()} {config} {self.learning_rates.tolist()} {self.device} {self.precision} "
-                      f"{self.operators} {self.world} {teacher and teacher.net.config}")      # all that decides what is compiled
+                      f"{self.operators} {self.world} {teacher and teacher.net.config}")
         self.state_dicts = {MODEL: self.net.parameters_dict(), OPTIMIZER: self.step.state()}
         if self.averaged:
             self.state_dicts[AVERAGE] = dict(zip(self.state_dicts[MODEL], self.averaged.get_parameters(), strict=True))
