@@ -186,7 +186,7 @@ class ViT(TopCell):
     def both_logits(self, x):
         """Those of a distilled network's two heads, for its training: [B, extra + N, D] -> 2 x [B, num_classes]."""
         x = self.norm(x)
-        return self.head(x[:, 0]), self.head_dist(x[:, 1])
+        return self.head(x[:, 0]), self.head_dist(x[:, 1])     # type: ignore[misc]
 
     def classify(self, x):
         if self.head_dist is not None:
