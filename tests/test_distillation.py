@@ -134,7 +134,7 @@ def teacher(root, tmp_path_factory):        # noqa: F811
 
 
 @pytest.mark.parametrize("changes", [
-    {"loss.distill": "soft"}, {"model.distilled": True, "train.recompute": True}],
+    {"loss.distill": "soft"}, {"model.distilled": True, "train.recompute": True, "train.accumulate": 2}],
     ids=["one head", "two heads"])
 def test_a_student_learns_and_goes_on_in_the_same_bits(changes, teacher, root, tmp_path, monkeypatch, capsys):  # noqa: F811
     wanted = recipe(root, **{"train.teacher": teacher, "train.epochs": 1, "optimizer.name": "muon"} | changes)

@@ -223,6 +223,17 @@ def test_in_half_precision_and_with_less_memory_a_stopped_run_ends_in_the_same_b
     assert outcome(tmp_path / "run") == outcome(tmp_path / "straight")
 
 
+def test_with_batches_in_parts_a_stopped_run_ends_in_the_same_bits(root, tmp_path, monkeypatch):
+    """What the backward pass drops doesn't depend on the part that was the last before."""
+    parts = recipe(root, **{"train.accumulate": 2, "train.epochs": 1})
+    ms_vit.train(parts, tmp_path / "straight")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_at(3, patch)
+        ms_vit.train(parts, tmp_path / "run")
+    ms_vit.train(parts, tmp_path / "run")
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "straight")
+
+
 def test_in_bfloat16_a_stopped_run_ends_in_the_same_bits(root, tmp_path, monkeypatch, capsys):
     if missing := bfloat16.what_is_missing():
         pytest.skip(missing)
