@@ -33,14 +33,21 @@ AMOUNT = (lambda value: 0 <= value < float("inf"), "must be a number of at least
 BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("train.epochs", "train.batch_size", "train.accumulate", "train.log_every", "data.workers",
                      "checkpoint.every_epochs", "checkpoint.keep"), COUNT),
-    **dict.fromkeys((*(f"model.{key}" for key in SHARES), "train.ema", "loss.label_smoothing"), SHARE),
-    **dict.fromkeys(("augment.crop_pct", "optimizer.layer_decay"), PART),
-    **dict.fromkeys(("augment.mixup", "optimizer.lr", "optimizer.eps", "optimizer.weight_decay", "optimizer.clip_norm",
-                     "schedule.warmup_epochs", "schedule.min_lr", "checkpoint.every_minutes"), AMOUNT),
+    **dict.fromkeys((*(f"model.{key}" for key in SHARES), "train.ema", "loss.label_smoothing",
+                     "optimizer.momentum"), SHARE),
+    **dict.fromkeys(("augment.crop_pct", "optimizer.layer_decay", "schedule.gamma", "augment.mix_chance",
+                     "augment.cutmix_chance"), PART),
+    **dict.fromkeys(("augment.mixup", "augment.cutmix", "optimizer.lr", "optimizer.eps", "optimizer.weight_decay",
+                     "optimizer.clip_norm", "schedule.warmup_epochs", "schedule.min_lr", "checkpoint.every_minutes"),
+                    AMOUNT),
+    "loss.distill_alpha": (lambda value: 0 <= value <= 1, "must be from 0 to 1"),
+    "loss.distill_temperature": (lambda value: 0 < value < float("inf"), "must be a number above 0"),
     "data.holdout": (lambda value: 0 < value < 1, "must be above 0 and below 1"),
     "train.seed": (lambda value: 0 <= value < 1 << 32, "must be at least 0 and below 2^32"),
     "optimizer.betas": (lambda pair: all(0 <= value < 1 for value in pair), "must be two numbers from 0 to below 1"),
     "optimizer.tune": (lambda tune: isinstance(tune, str) or tune >= 1, "is all, head, or a number of blocks from 1"),
+    "schedule.milestones": (lambda epochs: all(0 < epoch < float("inf") for epoch in epochs),
+                            "must be epochs above 0"),
     "augment.train": (bool, "must list an operation"),
     "augment.eval": (bool, "must list an operation"),
     "augment.mean": (lambda mean: all(map(math.isfinite, mean)), "must be three numbers"),
@@ -87,6 +94,9 @@ class Augment:
         mean: of the channels red, green, blue, from 0 to 1.
         std: of the channels, likewise.
         mixup: training images and their labels are blended by shares from Beta(mixup, mixup); 0 for none.
+        cutmix: a box of one training image is put into another, as large as Beta(cutmix, cutmix) says; 0 for none.
+        mix_chance: of a step that its images are mixed at all.
+        cutmix_chance: of a step that is mixed that it is by cutmix, where there is mixup, too.
     """
 
     train: list[str] = field(default_factory=lambda: [
@@ -101,6 +111,9 @@ class Augment:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_chance: float = 1.0
+    cutmix_chance: float = 0.5
 
 
 @dataclass(kw_only=True)
@@ -148,9 +161,12 @@ class Optimizer:
     """How weights follow gradients.
 
     Args:
-        name: an optimiser of training/optimizers.py - adamw (decoupled weight decay) or adam (L2).
+        name: an optimiser of training/optimizers.py - adamw (decoupled weight decay), adam (L2), lamb (for large
+            batches), lion (a third of adamw's rate, or less), muon (orthogonal updates of the inner matrices, adamw for
+            the others, at adamw's rate), or sgd (with momentum).
         lr: learning rate at its highest.
-        betas: decay of the two moments.
+        betas: decay of the two moments; 0.9 and 0.99 are lion's own.
+        momentum: of sgd (0.9 where not given) and muon (0.95).
         eps: added to the denominator.
         weight_decay: on matrices only.
         clip_norm: bound of the gradients' joint norm; 0 for none.
@@ -161,6 +177,7 @@ class Optimizer:
     name: str = "adamw"
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float | None = None
     eps: float = 1e-8
     weight_decay: float = 0.05
     clip_norm: float = 1.0
@@ -173,15 +190,19 @@ class Schedule:
     """The learning rate over time.
 
     Args:
-        name: a schedule of training/schedules.py - cosine, after a linear warm-up.
+        name: a schedule of training/schedules.py - cosine, linear, step or constant, each after a linear warm-up.
         warmup_epochs: length of the warm-up; may be a fraction.
-        min_lr: where the cosine ends.
+        min_lr: where cosine and linear end, and the least of step.
+        milestones: epochs, counted from the run's begin, after which step multiplies the rate by gamma.
+        gamma: see there.
         per_epoch: change it between epochs only.
     """
 
     name: str = "cosine"
     warmup_epochs: float = 0.0
     min_lr: float = 0.0
+    milestones: list[float] = field(default_factory=list)
+    gamma: float = 0.1
     per_epoch: bool = False
 
 
@@ -190,12 +211,18 @@ class Loss:
     """What training makes small.
 
     Args:
-        name: a loss of training/losses.py - cross_entropy.
+        name: a loss of training/losses.py - cross_entropy, or bce, which asks for each class on its own.
         label_smoothing: share of the target spread evenly over all classes.
+        distill: what of train.teacher is learned - hard, its best class, or soft, its probabilities.
+        distill_alpha: share that this has in the loss.
+        distill_temperature: at which soft takes the probabilities.
     """
 
     name: str = "cross_entropy"
     label_smoothing: float = 0.0
+    distill: Literal["hard", "soft"] = "hard"
+    distill_alpha: float = 0.5
+    distill_temperature: float = 3.0
 
 
 @dataclass(kw_only=True)
@@ -212,6 +239,9 @@ class Train:
         amp_level: precision in its former words - O0 is float32, O2 and O3 are float16.
         recompute: keep less for the backward pass, and compute it again: less memory, a fifth more time.
         ema: decay of a moving average of the weights, e.g. 0.999, that is validated and used in their place; 0 is none.
+        teacher: a run folder, or a weight file of any format, of a network with the same classes, from whose answers
+            this one learns, too; loss.distill says how. With model.distilled a head of its own learns from it.
+        teacher_model: the name of its network, where its weights don't tell enough.
         on_divergence: stop, or rollback - go on from the last good checkpoint with half the learning rate, three times.
         accumulate: parts that a batch is cut into, one after the other, for a batch that memory doesn't hold at once.
         log_every: steps between two lines of metrics.jsonl, and the most that a divergence goes unnoticed.
@@ -225,6 +255,8 @@ class Train:
     recompute: bool = False
     accumulate: int = 1
     ema: float = 0.0
+    teacher: Path | None = None
+    teacher_model: str | None = None
     on_divergence: Literal["stop", "rollback"] = "stop"
     log_every: int = 10
 
@@ -296,6 +328,8 @@ class Recipe:
                 raise UsageError(f'"{key}" {words}, not {value}')
         if self.model.weights is None:      # else they have a say in it
             self.model.configure()
+        if self.train.teacher_model and self.train.teacher is None:
+            raise UsageError('"train.teacher_model" names the network of train.teacher, which is not given')
         if self.train.batch_size % self.train.accumulate:
             raise UsageError(f'"train.accumulate" must divide train.batch_size, {self.train.batch_size}')
 

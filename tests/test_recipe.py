@@ -65,12 +65,15 @@ BELOW_1, INF, HUGE = math.nextafter(1, 0), float("inf"), float.fromhex("0x1.ffff
     ("train.epochs train.batch_size train.log_every data.workers checkpoint.every_epochs checkpoint.keep",
      [1, 1_000_000], [0, -1, 1_000_001, 10 ** 20]),
     ("train.seed", [0, (1 << 32) - 1], [-1, 1 << 32, 10 ** 24]),
-    ("model.dropout model.attention_dropout model.drop_path train.ema loss.label_smoothing",
+    ("model.dropout model.attention_dropout model.drop_path train.ema loss.label_smoothing "
+     "optimizer.momentum",
      [0.0, BELOW_1], [-1e-9, 1.0, math.nan]),
-    ("augment.crop_pct optimizer.layer_decay", [1e-9, 1.0], [0.0, 1.0001, math.nan]),
-    ("augment.mixup optimizer.lr optimizer.eps optimizer.weight_decay optimizer.clip_norm schedule.warmup_epochs "
-     "schedule.min_lr checkpoint.every_minutes", [0.0, HUGE], [-1e-9, INF, -INF, math.nan]),
+    ("augment.crop_pct optimizer.layer_decay schedule.gamma augment.mix_chance augment.cutmix_chance",
+     [1e-9, 1.0], [0.0, 1.0001, math.nan]),
+    ("augment.mixup augment.cutmix optimizer.lr optimizer.eps optimizer.weight_decay optimizer.clip_norm "
+     "schedule.warmup_epochs schedule.min_lr checkpoint.every_minutes", [0.0, HUGE], [-1e-9, INF, -INF, math.nan]),
     ("optimizer.betas", [[0.0, BELOW_1]], [[1.0, 0.9], [0.9, 1.0], [-1e-9, 0.9], [math.nan, 0.9]]),
+    ("schedule.milestones", [[], [0.5, 9]], [[0.0], [1.0, -1.0], [INF], [math.nan]]),
     ("optimizer.tune", ["all", "head", 1], [0, -1]),
     ("augment.train augment.eval", [["Decode()"]], [[]]),
     ("augment.mean", [[-HUGE, 0.0, HUGE]], [[math.nan, 0.0, 0.0], [0.0, 0.0, INF]]),

@@ -211,7 +211,7 @@ def test_val_is_looked_at_once_where_a_part_of_train_chooses(root, tmp_path, cap
 
 @pytest.mark.parametrize(("key", "name", "says"), [
     ("optimizer.name", "adanw", 'no optimizer "adanw"; did you mean "adamw"?'),
-    ("schedule.name", "step", 'no schedule "step"; there are cosine'),
+    ("schedule.name", "exponential", 'no schedule "exponential"; there are cosine, linear, step, constant'),
     ("loss.name", "cross-entropy", 'no loss "cross-entropy"; did you mean "cross_entropy"?')])
 def test_an_unknown_part_is_told_with_what_comes_nearest(key, name, says, root, tmp_path):  # noqa: F811
     with pytest.raises(UsageError) as told:

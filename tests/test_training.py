@@ -1,5 +1,8 @@
+import importlib.util
 import time
 from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
 
 import mindspore as ms
 import mindspore.dataset as ds
@@ -11,25 +14,34 @@ from mindspore.train import Callback, Model
 from ms_vit.models.config import ViTConfig
 from ms_vit.models.kernels import compiled
 from ms_vit.models.vit import ViT
+from ms_vit.recipe import Augment, Schedule
 from ms_vit.training.callbacks import DataWait
 from ms_vit.training.ema import Average
 from ms_vit.training.gradients import hyper_map, scaled
-from ms_vit.training.losses import CrossEntropy
-from ms_vit.training.mixing import Mixup
+from ms_vit.training.losses import BinaryCrossEntropy, CrossEntropy
+from ms_vit.training.mixing import Mixing, boxes
 from ms_vit.training.optimizers import Adam, decays, trainable
-from ms_vit.training.schedules import warmup_cosine
+from ms_vit.training.schedules import schedules
 from ms_vit.training.step import GlobalNorm, TrainStep
 
+WARM = np.arange(1, 21) / 20                # two epochs of ten steps
+AFTER = np.arange(80) / 80
 
-def test_the_rate_warms_up_linearly_and_falls_as_a_cosine():
-    rates = warmup_cosine(1.0, epochs=10, steps_per_epoch=10, warmup_epochs=2)
-    np.testing.assert_allclose(rates[:20], np.arange(1, 21) / 20, rtol=1e-6)
-    np.testing.assert_allclose(rates[20:], 0.5 * (1 + np.cos(np.pi * np.arange(80) / 80)), rtol=1e-5)
+
+@pytest.mark.parametrize(("name", "after"), [
+    ("cosine", 0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * AFTER))), ("linear", 1 - 0.9 * AFTER), ("constant", np.ones(80)),
+    ("step", np.repeat([1, 0.5, 0.25, 0.125, 0.1], [5, 30, 20, 10, 15]))])
+def test_the_rate_warms_up_linearly_and_follows_its_schedule(name, after):
+    settings = Schedule(name=name, warmup_epochs=2, min_lr=0.1, milestones=[5.5, 2.5, 7.5, 8.5], gamma=0.5)
+    rates = schedules[name](1.0, 10, 10, settings)
+    np.testing.assert_allclose(rates, np.concatenate([WARM, after]), rtol=1e-5)
     assert rates.dtype == np.float32
+    by_epoch = schedules[name](1.0, 10, 10, replace(settings, per_epoch=True))
+    np.testing.assert_array_equal(by_epoch, np.repeat(rates[::10], 10))
 
 
 def test_by_epoch_the_rate_is_the_tutorials_cosine():
-    rates = warmup_cosine(5e-5, epochs=10, steps_per_epoch=7, per_epoch=True)
+    rates = schedules["cosine"](5e-5, 10, 7, Schedule(per_epoch=True))
     tutorial = [0.5 * 5e-5 * (1 + np.cos(np.pi * epoch / 10)) for epoch in range(10)]
     np.testing.assert_allclose(rates, np.repeat(tutorial, 7), rtol=1e-5)
 
@@ -79,6 +91,17 @@ def test_weight_decay_acts_on_matrices_only():
         "blocks.0.mlp.fc2.weight", "head.weight"}
 
 
+def timms_module(file: str):
+    """One of timm's files, without the package around it, which needs torchvision."""
+    found = importlib.util.find_spec("timm")
+    if found is None:
+        pytest.skip("timm is the oracle here")
+    spec = importlib.util.spec_from_file_location("timms", Path(found.origin).parent / file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def smoothed_loss(logits, targets):
     logits = logits.astype(np.float64)
     log_probabilities = logits - np.log(np.exp(logits).sum(1, keepdims=True))
@@ -92,6 +115,19 @@ def test_cross_entropy_equals_its_definition(smoothing):
     targets = np.eye(5)[labels] * (1 - smoothing) + smoothing / 5
     loss = CrossEntropy(smoothing)(ms.Tensor(logits), ms.Tensor(labels, ms.int32))
     assert float(loss.asnumpy()) == pytest.approx(smoothed_loss(logits, targets), rel=1e-5)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_binary_cross_entropy_is_pytorchs_of_smoothed_targets(mixed):
+    torch = pytest.importorskip("torch")
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(6, 5)).astype(np.float32) * 30         # some of which overflow where exp is careless
+    labels = random.dirichlet(np.ones(5), 6).astype(np.float32) if mixed else np.array([0, 1, 2, 3, 4, 4], np.int32)
+    targets = 0.9 * (labels if mixed else np.eye(5)[labels]) + 0.1 / 5
+    loss = BinaryCrossEntropy(0.1)(ms.Tensor(logits), ms.Tensor(labels))
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(torch.tensor(logits).double(),
+                                                                    torch.tensor(targets))
+    assert float(loss.asnumpy()) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_the_imagenet_recipes_smoothing_is_the_tutorials():
@@ -226,7 +262,7 @@ def test_with_less_memory_a_step_drops_the_same(frugal):
 
 
 def test_mixup_blends_images_and_labels_by_shares_of_the_step():
-    mixup = Mixup(0.4, steps=3, classes=3, seed=1)
+    mixup = Mixing(Augment(mixup=0.4), steps=3, classes=3, size=(8, 8), seed=1)
     shares = np.random.default_rng(1).beta(0.4, 0.4, 3)
     images, labels = batch()
     for step in range(4):
@@ -235,6 +271,45 @@ def test_mixup_blends_images_and_labels_by_shares_of_the_step():
         x, y = images.asnumpy().astype(np.float64), np.eye(3)[labels.asnumpy()]
         np.testing.assert_allclose(mixed.asnumpy(), share * x + (1 - share) * x[::-1], atol=1e-6)
         np.testing.assert_allclose(targets.asnumpy(), share * y + (1 - share) * y[::-1], atol=1e-6)
+
+
+def test_cutmix_puts_a_box_of_one_image_into_another_and_labels_have_its_share():
+    cutmix = Mixing(Augment(cutmix=1.0), steps=12, classes=3, size=(8, 8), seed=1)
+    images, labels = batch()
+    x, y, areas = images.asnumpy(), np.eye(3)[labels.asnumpy()], set()
+    for step in range(12):
+        mixed, targets = (each.asnumpy() for each in cutmix(images, labels, ms.Tensor([step], ms.int32)))
+        theirs = (mixed == x[::-1]).all((0, 1))                         # [H, W]
+        assert ((mixed == x).all((0, 1)) == ~theirs).all()
+        rows, columns = (np.flatnonzero(theirs.any(axis)) for axis in (1, 0))
+        if theirs.any():
+            assert theirs[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1].sum() == theirs.sum()
+        share = 1 - theirs.mean()
+        np.testing.assert_allclose(targets, share * y + (1 - share) * y[::-1], atol=1e-6)
+        areas.add(theirs.mean())
+    assert len(areas) > 5
+
+
+def test_cutmixs_boxes_are_timms(monkeypatch):
+    """Whose random numbers come one by one from NumPy's global source."""
+    mixup = timms_module("data/mixup.py")
+    random = np.random.default_rng(3)
+    shares, rows, columns = random.beta(0.7, 0.7, 50), random.integers(0, 9, 50), random.integers(0, 7, 50)
+    middles = iter(np.stack([rows, columns], 1).reshape(-1))
+    monkeypatch.setattr(np.random, "randint", lambda low, high, size=None: next(middles))
+    ours = boxes(0.7, 50, 9, 7, np.random.default_rng(3))
+    assert [mixup.rand_bbox((9, 7), share) for share in shares] == [tuple(box) for box in ours]
+
+
+def test_what_mixes_a_step_is_drawn_by_its_chances():
+    drawn = Mixing(Augment(mixup=0.4, cutmix=1.0, mix_chance=0.8, cutmix_chance=0.25), steps=4000, classes=3,
+                   size=(8, 8), seed=1)
+    blended, cut = drawn.shares.asnumpy() < 1, drawn.boxes.asnumpy().any(1)
+    assert not (blended & cut).any()
+    assert blended.mean() == pytest.approx(0.8 * 0.75, abs=0.03)
+    assert cut.mean() == pytest.approx(0.8 * 0.25, abs=0.03)
+    again = Mixing(Augment(mixup=0.4), steps=4000, classes=3, size=(8, 8), seed=1)
+    assert (drawn.shares.asnumpy()[blended] == again.shares.asnumpy()[blended]).all()
 
 
 def test_cross_entropy_takes_targets_in_the_labels_place():

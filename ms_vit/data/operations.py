@@ -34,7 +34,7 @@ MINDSPORES: dict[str, Callable[..., Any]] = {
     **{name: each for name, each in vars(vision).items()
        if inspect.isclass(each) and each.__module__ == "mindspore.dataset.vision.transforms"},
     **{name: getattr(transforms, name) for name in ("Compose", "RandomApply", "RandomChoice")}}
-# Those of our own, and of a user's: builders of a callable, which makes an image of an image.
+# Those of our own, and of other packages (registry.py): builders of a callable, which makes an image of an image.
 #     @operations.register("Invert")
 #     def invert(share: float) -> Callable[[np.ndarray], np.ndarray]: ...
 OURS: Registry[Callable[..., Any]] = Registry("operation")
@@ -92,7 +92,7 @@ def refuse(operation: Operation | str, error: Exception) -> NoReturn:
 
 def builder(name: str) -> Callable[..., Any]:
     """What makes an operation of its arguments. Raises UsageError, with the name that comes nearest, for no such."""
-    found = OURS.entries.get(name) or MINDSPORES.get(name)
+    found = OURS.entries.get(name) or MINDSPORES.get(name) or OURS.find(name)
     if found is None:
         near = difflib.get_close_matches(name, [*OURS, *MINDSPORES], n=1)
         hint = f'; did you mean "{near[0]}"?' if near else ""

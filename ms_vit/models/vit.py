@@ -183,10 +183,16 @@ class ViT(TopCell):
             return self.dropout(self.with_extra_tokens(x) + self.pos_embed)
         return self.dropout(self.with_extra_tokens(x + self.pos_embed))                # [B, extra + N, D]
 
+    def both_logits(self, x):
+        """Those of a distilled network's two heads, for its training: [B, extra + N, D] -> 2 x [B, num_classes]."""
+        x = self.norm(x)
+        return self.head(x[:, 0]), self.head_dist(x[:, 1])     # type: ignore[misc]
+
     def classify(self, x):
-        x = self.norm(x)                                                               # [B, extra + N, D]
         if self.head_dist is not None:
-            return (self.head(x[:, 0]) + self.head_dist(x[:, 1])) / 2
+            of_class, of_teacher = self.both_logits(x)
+            return (of_class + of_teacher) / 2
+        x = self.norm(x)                                                               # [B, extra + N, D]
         if self.pool == "cls":
             x = x[:, 0]
         elif self.pool == "mean":

@@ -7,9 +7,10 @@ from mindspore import Parameter, Tensor, amp, nn, ops
 from ms_vit.cell import TopCell
 from ms_vit.models import kernels
 from ms_vit.models.kernels.dropout import follow
+from ms_vit.training.distillation import Teacher
 from ms_vit.training.ema import Average
 from ms_vit.training.gradients import Accumulated, Gradients, RecomputedGradients, hyper_map
-from ms_vit.training.mixing import Mixup
+from ms_vit.training.mixing import Mixing
 
 
 class GlobalNorm(nn.Cell):
@@ -47,13 +48,14 @@ class TrainStep(TopCell):
         out whose gradients overflow, and adapts the scale (Micikevicius et al. 2018, sec. 3.2).
     recompute: run each block again in the backward pass instead of keeping what it computed.
     accumulate: micro-batches that a batch is cut into, one after the other; must divide B.
-    mixup: blends the batch first. average: follows the parameters. seed: of what dropout drops.
+    mixing: mixes the images of a batch first. teacher: adds its logits to the labels; `loss` is then a Distillation.
+    average: follows the parameters. seed: of what dropout drops.
     reducer: makes of each process's gradients their mean over all (World). recent: steps whose loss and norm are kept.
     """
 
     def __init__(self, net: nn.Cell, loss: nn.Cell, optimizer: nn.Cell, *, clip_norm: float = 0.0,
-                 scale_loss: bool = False, recompute: bool = False, accumulate: int = 1, mixup: Mixup | None = None,
-                 average: Average | None = None, seed: int = 0,
+                 scale_loss: bool = False, recompute: bool = False, accumulate: int = 1, mixing: Mixing | None = None,
+                 teacher: Teacher | None = None, average: Average | None = None, seed: int = 0,
                  reducer: nn.Cell | None = None, recent: int = 1):
         super().__init__(auto_prefix=False)
         self.net = net
@@ -61,7 +63,8 @@ class TrainStep(TopCell):
         self.norm = GlobalNorm()
         self.clip_norm = clip_norm
         self.scaler = amp.DynamicLossScaler(2**16, 2, 2000) if scale_loss else None
-        self.mixup = mixup
+        self.mixing = mixing
+        self.teacher = teacher
         self.average = average
         self.reducer = reducer
         self.recent = Recent(recent)
@@ -76,8 +79,10 @@ class TrainStep(TopCell):
         return {parameter.name: parameter for parameter in (*self.optimizer.state(), *scaler)}
 
     def construct(self, images, labels):
-        if self.mixup is not None:
-            images, labels = self.mixup(images, labels, self.optimizer.step)
+        if self.mixing is not None:
+            images, labels = self.mixing(images, labels, self.optimizer.step)
+        if self.teacher is not None:
+            labels = self.teacher(images, labels)
         loss, gradients = self.gradients(images, labels)
         if self.reducer is not None:
             gradients = self.reducer(gradients)

@@ -36,6 +36,7 @@ from ms_vit.runs.checkpoints import AVERAGE, MODEL, OPTIMIZER, Checkpoints, Trai
 from ms_vit.runs.metrics import MetricsFile
 from ms_vit.signals import Interrupted, Stop
 from ms_vit.training.callbacks import DataWait, Throughput
+from ms_vit.training.distillation import taught
 from ms_vit.training.divergence import Diverged, Divergence
 from ms_vit.training.ema import Average
 from ms_vit.training.losses import losses
@@ -161,20 +162,24 @@ class Trainer(Callback):
             recipe.optimizer.lr, train.epochs, self.batches.steps, recipe.schedule)
         learning = trainable(self.net.trainable_params(), recipe.optimizer.tune)
         self.optimizer = optimizers[recipe.optimizer.name](learning, self.learning_rates, recipe.optimizer)
+        learner, loss, teacher = taught(self.net, losses[recipe.loss.name](recipe.loss), recipe, self.spec)
         if self.state.precision == "float16":
-            # In place; what it returns only casts logits, as the loss does.
-            ms.amp.auto_mixed_precision(self.net, "O2")
+            for net in (self.net, teacher.net) if teacher else (self.net,):
+                # In place; what it returns only casts logits, as the loss does.
+                ms.amp.auto_mixed_precision(net, "O2")
         self.step = TrainStep(
-            self.net, losses[recipe.loss.name](recipe.loss), self.optimizer, clip_norm=recipe.optimizer.clip_norm,
+            learner, loss, self.optimizer, clip_norm=recipe.optimizer.clip_norm,
             scale_loss=self.state.precision == "float16", recompute=train.recompute, accumulate=train.accumulate,
-            mixup=mixing(recipe.augment, len(self.learning_rates), config.num_classes, train.seed),
-            average=Average(self.net, self.averaged, train.ema) if self.averaged else None,
-            seed=self.world.seed(train.seed), reducer=self.world.reducer(learning),
+            mixing=mixing(recipe.augment, steps=len(self.learning_rates), classes=config.num_classes,
+                          size=config.height_and_width, seed=train.seed),
+            teacher=teacher, average=Average(self.net, self.averaged, train.ema) if self.averaged else None,
+            seed=self.world.seed(train.seed), reducer=self.world.reducer(self.optimizer.params),
             recent=min(train.log_every, MOST_RECENT))
         self.model = Model(self.step)
         self.operators = compiled.library() if compiled.wanted() else None
+        # All that decides what is compiled.
         self.graph = (f"{recipe.as_dict()} {config} {self.learning_rates.tolist()} {self.device} "
-                      f"{self.state.precision} {self.operators} {self.world}")      # all that decides what is compiled
+                      f"{self.state.precision} {self.operators} {self.world} {teacher and teacher.net.config}")
         self.state_dicts = {MODEL: self.net.parameters_dict(), OPTIMIZER: self.step.state()}
         if self.averaged:
             self.state_dicts[AVERAGE] = dict(zip(self.state_dicts[MODEL], self.averaged.get_parameters(), strict=True))
@@ -209,7 +214,9 @@ class Trainer(Callback):
         self.seconds = self.saving_seconds = 0.0
         self.saved, self.save_failed = time.perf_counter(), ""
         self.logged = self.epoch_began = self.data_wait.seconds     # marks
-        self.cached: set[str] = set()
+        builders = optimizers[self.recipe.optimizer.name], losses[self.recipe.loss.name]
+        # The cache knows our sources, and none of other packages' parts.
+        self.cached = {"step"} if any(not part.__module__.startswith("ms_vit.") for part in builders) else set()
 
     def describe(self) -> None:
         """Says what is about to happen."""

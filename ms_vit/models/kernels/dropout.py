@@ -42,11 +42,18 @@ class Dropout(nn.Cell):
         """Whether its masks can be drawn again, or it has none."""
         return self.rate == 0.0 or not self.training or self.step is not None
 
+    def part(self):
+        """The micro-batch's number, read in the forward pass.
+
+        From the parameter itself the backward pass would read it anew, and in a graph perhaps before it is set.
+        """
+        return ops.maximum(self.micro_batch, self.zero)
+
     def origin(self):
         """What a mask that can be drawn again follows from, as compiled.Dropout takes it."""
         if self.rate == 0.0 or not self.training:
             return self.zero, self.zero, self.salt, self.nothing
-        return self.step, self.micro_batch, self.salt, self.numbers
+        return self.step, self.part(), self.salt, self.numbers
 
     def construct(self, x):
         if self.rate == 0.0 or not self.training:
@@ -54,12 +61,12 @@ class Dropout(nn.Cell):
         if self.step is None:
             return self.native(x)
         if self.fused is not None and x.dtype == ms.float32:
-            return self.fused(x, self.step, self.micro_batch, self.salt, self.numbers)
+            return self.fused(x, self.step, self.part(), self.salt, self.numbers)
         return x * self.mask(x)
 
     def mask(self, x):
         """As `dropout` of compiled.cc, to the bit."""
-        first = mixed(mixed(ops.bitwise_xor(self.step, self.salt[0])) + self.micro_batch)
+        first = mixed(mixed(ops.bitwise_xor(self.step, self.salt[0])) + self.part())
         second = mixed(ops.bitwise_xor(first, self.salt[1]))
         columns = x.shape[-1]
         rows = x.size // columns
