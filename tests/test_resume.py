@@ -44,8 +44,8 @@ SMALL = ViTConfig(image_size=8, patch_size=4, num_classes=3, dim=8, depth=1, num
 # Everything that draws random numbers is on.
 CHANGES = {"train.epochs": EPOCHS, "train.batch_size": 16, "train.log_every": 1, "train.ema": 0.9, "model.depth": 2,
            "model.dim": 16, "model.mlp_dim": 32, "model.num_heads": 2, "model.dropout": 0.1,
-           "model.attention_dropout": 0.1, "model.drop_path": 0.2, "augment.mixup": 0.4, "schedule.warmup_epochs": 0.5,
-           "data.workers": 2}
+           "model.attention_dropout": 0.1, "model.drop_path": 0.2, "augment.mixup": 0.4, "augment.repeats": 2,
+           "augment.alternate_flip": True, "schedule.warmup_epochs": 0.5, "data.workers": 2}
 TIMES = {"images_per_second", "data_wait", "validation_seconds"}
 
 

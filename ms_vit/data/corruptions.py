@@ -221,8 +221,8 @@ def frost(image: np.ndarray, draws: Draws, keep: float, amount: float) -> np.nda
     return keep * image + amount * ice[:, :, None] * np.float32([0.88, 0.95, 1.0])
 
 
-@corruption("weather", [(0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)],
-            [(1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)])
+@corruption("weather", [(0.2, 9), (0.5, 9), (0.75, 6.25), (1, 4), (1.5, 3)],
+            [(1.5, 4), (2, 4), (2.5, 2.9), (2.5, 2.25), (3, 2)])
 def fog(image: np.ndarray, draws: Draws, amount: float, decay: float) -> np.ndarray:
     lightest = image.max()
     clouds = plasma(draws, image.shape[:2], decay)[:, :, None]

@@ -56,8 +56,8 @@ def halves(preprocessing: Preprocessing) -> tuple[Preprocessing, Preprocessing]:
     for operation in pixels.operations() if pixels.transforms else ():
         made = operation(made)
     if np.shape(made) != (*preprocessing.sides, 3):
-        raise UsageError("images can be corrupted only where the operations for evaluation begin with those that bring "
-                         f'them to their size (Decode, Resize, CenterCrop), not "{", ".join(preprocessing.transforms)}"')
+        raise UsageError("images are corrupted once they have their size, so the operations for evaluation must begin "
+                         f"with Decode, Resize, CenterCrop or such, not {', '.join(preprocessing.transforms[:3])}")
     return pixels, rest
 
 
