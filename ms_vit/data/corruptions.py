@@ -23,6 +23,8 @@ from ms_vit.errors import UsageError
 
 STRENGTHS = (1, 2, 3, 4, 5)
 SMALL, LARGE = 32, 224      # pixels
+GREY = np.array([0.299, 0.587, 0.114], np.float32)      # of red, green, blue (ITU-R BT.601)
+ICE = np.array([0.88, 0.95, 1.0], np.float32)
 Draws = np.random.Generator
 
 
@@ -175,17 +177,18 @@ def zoom_blur(image: np.ndarray, draws: Draws, most: float) -> np.ndarray:
 # --- weather
 
 
-def smooth(draws: Draws, cells: int, shape: tuple[int, int]) -> np.ndarray:
+def smooth(draws: Draws, cells: int, shape: tuple[int, ...]) -> np.ndarray:
     """Normal noise [H, W] that varies over so many cells a side."""
     noise = Image.fromarray(draws.standard_normal((cells + 1, cells + 1), np.float32))
-    return np.asarray(noise.resize(shape[::-1], Image.Resampling.BICUBIC, (0.5, 0.5, cells + 0.5, cells + 0.5)))
+    height, width = shape
+    return np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC, (0.5, 0.5, cells + 0.5, cells + 0.5)))
 
 
-def plasma(draws: Draws, shape: tuple[int, int], decay: float) -> np.ndarray:
+def plasma(draws: Draws, shape: tuple[int, ...], decay: float) -> np.ndarray:
     """Clouds [H, W] from 0 to 1: noise of ever finer cells, each `decay` times as faint as the one before."""
     octaves = max(1, math.ceil(math.log2(max(shape))))
-    clouds = sum(smooth(draws, 2**octave, shape) / decay**octave for octave in range(1, octaves + 1))
-    return (clouds - np.min(clouds)) / np.ptp(clouds)
+    clouds = np.sum([smooth(draws, 2**octave, shape) / decay**octave for octave in range(1, octaves + 1)], axis=0)
+    return (clouds - clouds.min()) / np.ptp(clouds)
 
 
 @corruption("weather",
@@ -204,7 +207,7 @@ def snow(image: np.ndarray, draws: Draws, radius: float, sigma: float, size: flo
     layer = np.asarray(few.resize((width, height), Image.Resampling.BILINEAR))
     layer = np.where(layer < threshold, 0, np.minimum(layer, 1))[:, :, None]
     layer = filtered(layer, streak(radius, sigma, draws.uniform(45, 135)))
-    grey = (image @ np.float32([0.299, 0.587, 0.114]))[:, :, None]
+    grey = (image @ GREY)[:, :, None]
     pale = keep * image + (1 - keep) * np.maximum(image, 1.5 * grey + 0.5)
     return pale + layer + layer[::-1, ::-1]
 
@@ -214,11 +217,11 @@ def snow(image: np.ndarray, draws: Draws, radius: float, sigma: float, size: flo
 def frost(image: np.ndarray, draws: Draws, keep: float, amount: float) -> np.ndarray:
     """Ice on a pane: crystals' ridges, where clouds of noise cross their middle, in patches, and bluish."""
     shape = image.shape[:2]
-    ridges = sum((1 - np.minimum(abs(smooth(draws, cells, shape)) * 2, 1)) ** 2 / share for cells, share in
-                 ((5, 1.0), (11, 1.5), (23, 2.0)))
+    ridges = np.sum([(1 - np.minimum(abs(smooth(draws, cells, shape)) * 2, 1)) ** 2 / share
+                     for cells, share in ((5, 1.0), (11, 1.5), (23, 2.0))], axis=0)
     patches = np.clip(2.5 * plasma(draws, shape, 2.0) - 0.6, 0.15, 1)
     ice = np.clip(0.35 * patches + 0.6 * ridges * patches, 0, 1)
-    return keep * image + amount * ice[:, :, None] * np.float32([0.88, 0.95, 1.0])
+    return keep * image + amount * ice[:, :, None] * ICE
 
 
 @corruption("weather", [(0.2, 9), (0.5, 9), (0.75, 6.25), (1, 4), (1.5, 3)],

@@ -39,10 +39,10 @@ class Robustness:
 
     def table(self) -> list[str]:
         """Lines for people, in percent."""
-        rows = [(name, *values, self.means[name]) for name, values in self.top1.items()]
-        rows.append(("mean", *np.mean(list(self.top1.values()), axis=0), self.mean))
+        rows = self.top1 | {"mean": np.mean(list(self.top1.values()), axis=0).tolist()}
         return [f"{'top-1, strength':20}" + "".join(f"{word:>7}" for word in (*STRENGTHS, "mean")),
-                *(f"{name:20}" + "".join(f"{100 * value:7.1f}" for value in values) for name, *values in rows)]
+                *(f"{name:20}" + "".join(f"{100 * value:7.1f}" for value in (*values, np.mean(values)))
+                  for name, values in rows.items())]
 
 
 def halves(preprocessing: Preprocessing) -> tuple[Preprocessing, Preprocessing]:
