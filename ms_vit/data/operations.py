@@ -3,6 +3,18 @@
 A recipe lists such texts, a run prints them, a checkpoint carries them. They are parsed, never evaluated: a call of an
 operation of mindspore.dataset.vision, or of one that is registered here, with literals, with members of that module's
 enums, with other calls, and with the names that NAMES lists, whose values are known once a network is.
+
+What papers name, as a recipe writes it (before Normalize, but for the last):
+
+    RandAugment             RandAugment(2, 9)
+    TrivialAugment          TrivialAugmentWide()
+    colour jitter           RandomColorAdjust((0.7, 1.3), (0.7, 1.3), (0.7, 1.3))
+    3-Augment of DeiT III   RandomChoice([RandomColor((0, 0)), Solarize((128, 255)), RandomChoice([GaussianBlur(3, 0.5),
+                            GaussianBlur(5, 1.0), GaussianBlur(9, 2.0)])])      and colour jitter
+    shift, reflected        RandomCrop(image_size, 4, padding_mode=Border.REFLECT)
+    rotation, zoom          RandomRotationZoom(7.2, 0.2)
+    corruption              RandomCorruption(0.5)
+    random erasing          RandomErasing(0.25)     after HWC2CHW
 """
 
 import ast
