@@ -155,10 +155,16 @@ def test_rotation_and_zoom_are_drawn_within_their_bounds(augmented):
         assert 0.77 < down < 1.23 and 0.77 < right < 1.23 and abs(math.degrees(math.atan(tilt))) < 7.9
 
 
+@pytest.mark.parametrize("text", ["RandomRotationZoom(7.2, 0.2)", "RandomCorruption(1.0)"])
+def test_our_operations_take_pillows_pictures_too(text, picture):
+    made = parse(text).build({})(Image.fromarray(picture))
+    assert made.shape == picture.shape and (made != picture).any()
+
+
 @pytest.mark.parametrize(("text", "says"), [
     ("RandomRotationZoom(7.2, 1.5)", "zoom is from 0 to below 1, not 1.5"), ("RandomRotationZoom(7.2)", "zoom"),
     ("RandomCorruption(0.5, 'smog')", 'no corruption "smog"; give all, or some of gaussian_noise'),
-    ("RandomCorruption()", "chance")])
+    ("RandomCorruption()", "chance"), ("RandomCorruption(2)", "chance is from 0 to 1, not 2")])
 def test_arguments_that_make_no_sense_get_one_line(text, says):
     with pytest.raises(UsageError, match=says):
         parse(text).build({})

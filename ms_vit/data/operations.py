@@ -281,7 +281,7 @@ def random_rotation_zoom(degrees: float, zoom: float) -> Callable[[np.ndarray], 
 
 def rotated_zoomed(pixels: np.ndarray, angle: float, high: float, wide: float) -> np.ndarray:
     """Pixels [H, W, 3] uint8 turned clockwise by an angle in radians, then showing so much of height and width."""
-    height, width = pixels.shape[:2]
+    height, width, _ = np.shape(pixels)     # Pillow's pictures have none of their own
     sine, cosine = math.sin(angle), math.cos(angle)
     rows = np.array([[wide * cosine, high * sine], [-wide * sine, high * cosine]])     # (x, y) here -> there
     half = np.array([width, height]) / 2
@@ -300,11 +300,13 @@ def random_corruption(chance: float, names: str = "all") -> Callable[[np.ndarray
     names: "all", or names with commas between them. Who trains with some and is scored on the others learns how far it
     carries over.
     """
+    if not 0 <= chance <= 1:
+        raise ValueError(f"chance is from 0 to 1, not {chance}")
     corruptions = chosen(names)
 
     def corrupt(pixels: np.ndarray) -> np.ndarray:
         if random.random() >= chance:
             return pixels
         draws = np.random.default_rng(random.getrandbits(64))
-        return random.choice(corruptions)(pixels, random.choice(STRENGTHS), draws)
+        return random.choice(corruptions)(np.asarray(pixels), random.choice(STRENGTHS), draws)
     return corrupt
