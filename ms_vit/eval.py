@@ -54,7 +54,7 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
         from ms_vit.data.layout import find_split
         from ms_vit.data.pipeline import Batches, naming_bad_images, numpy_batches
         from ms_vit.inference.predictor import Predictor, score
-        from ms_vit.inference.robustness import halves, score_corrupted
+        from ms_vit.inference.robustness import CorruptedBatches
         from ms_vit.inference.scores import Scores
         from ms_vit.reports.robustness import draw_robustness
         from ms_vit.runs.checkpoints import model_file
@@ -72,15 +72,14 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
             if line:
                 say(line)
             prepared = predictor.spec.preprocessing
-            pixels, rest = halves(prepared) if corruptions else (prepared, prepared)
-            how: dict[str, Any] = {"batch_size": batch_size, "training": False, "workers": workers}
-            batches = Batches(part, labels, prepared, **how)
+            batches = Batches(part, labels, prepared, batch_size=batch_size, training=False, workers=workers)
+            corrupted = CorruptedBatches(part, labels, prepared, corruptions, batch_size=batch_size,
+                                         workers=workers) if corruptions else None
             averaged = Scores(len(labels)) if flip else None
             with naming_bad_images():
                 scores = score(predictor.logits, numpy_batches(batches.epoch()), classes=len(labels),
                                total=batches.steps, averaged=averaged)
-                robustness = score_corrupted(predictor.logits, Batches(part, labels, pixels, **how), rest,
-                                             corruptions) if corruptions else None
+                robustness = corrupted.score(predictor.logits) if corrupted else None
             about: dict[str, Any] = {"checkpoint": str(weights), "data": str(data), "split": split}
             about |= scores.as_dict(labels)
             if averaged:

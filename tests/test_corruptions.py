@@ -8,14 +8,17 @@ import pytest
 from PIL import Image
 
 from ms_vit.data.corruptions import CORRUPTIONS, STRENGTHS, chosen, draws_of, streak
-from ms_vit.data.pipeline import Batches
+from ms_vit.data.labels import Labels
+from ms_vit.data.layout import Split
 from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.errors import UsageError
-from ms_vit.inference.robustness import Robustness, corrupted, halves
+from ms_vit.inference.robustness import CorruptedBatches, Robustness
 from ms_vit.reports.robustness import draw_robustness
 
 NAMES = ["gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur",
          "snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression"]
+
+LABELS = Labels(["a", "b"], ["a", "b"])
 
 
 def natural(height, width):
@@ -195,35 +198,48 @@ def photos(tmp_path_factory):
     None, ["Decode(to_pil=True)", "Resize(resize_size, Inter.BICUBIC)", "CenterCrop(image_size)",
            "Normalize(mean, std)", "HWC2CHW()"]])
 def test_images_are_corrupted_between_crop_and_normalisation_the_same_in_any_batches(transforms, photos):
-    from ms_vit.data.labels import Labels
-
-    labels = Labels(["a", "b"], ["a", "b"])
     prepared = Preprocessing(image_size=32, **({"transforms": transforms} if transforms else {}))
-    pixels, rest = halves(prepared)
-    settings = [(CORRUPTIONS[name], strength) for name in ("contrast", "gaussian_noise") for strength in (1, 5)]
     found = {}
     for batch_size in (3, 7):
-        batches = Batches(photos, labels, pixels, batch_size=batch_size, training=False)
-        rows: dict[int, list] = {at: [] for at in range(4)}
-        for at, images, _ in corrupted(batches, rest, settings):
+        made_of = CorruptedBatches(Split(photos), LABELS, prepared, chosen("contrast,gaussian_noise"),
+                                   batch_size=batch_size)
+        rows: dict[int, list] = {at: [] for at in range(10)}
+        for at, images, _ in made_of:
             rows[at] += list(images)
         found[batch_size] = np.stack([np.stack(images) for images in rows.values()])
-    assert found[3].shape == (4, 7, 3, 32, 32) and (found[3] == found[7]).all()
+    assert found[3].shape == (10, 7, 3, 32, 32) and (found[3] == found[7]).all()
     file = sorted(photos.rglob("*.jpg"))[6]
     crop = np.fromfile(file, np.uint8)
-    for operation in pixels.operations():
+    for operation in prepared.operations()[:3]:
         crop = operation(crop)
     crop = np.asarray(crop)
     expected = made("gaussian_noise", 5, crop, 6) / 255
     expected = (expected - prepared.mean) / prepared.std
-    np.testing.assert_allclose(found[3][3, 6], expected.transpose(2, 0, 1), atol=1e-5)
+    np.testing.assert_allclose(found[3][9, 6], expected.transpose(2, 0, 1), atol=1e-5)
 
 
-def test_operations_that_bring_images_to_no_size_first_are_refused():
+def test_operations_that_bring_images_to_no_size_first_are_refused(photos):
     for transforms in (["Decode()", "Resize(resize_size)", "ToPIL()", "CenterCrop(image_size)", "ToTensor()"],
                        ["Decode(to_pil=True)", "Resize((32, 32))", "ToTensor()"]):
         with pytest.raises(UsageError, match=r"must begin with Decode, Resize, CenterCrop or such, not Decode\("):
-            halves(Preprocessing(image_size=32, transforms=transforms))
+            CorruptedBatches(Split(photos), LABELS, Preprocessing(image_size=32, transforms=transforms), chosen("all"),
+                             batch_size=4)
+
+
+def test_right_answers_are_counted_by_corruption_and_strength(photos):
+    prepared = Preprocessing(image_size=32, transforms=["Decode()", "Resize((32, 32))", "Normalize(mean, std)",
+                                                        "HWC2CHW()"])
+    batches = CorruptedBatches(Split(photos), LABELS, prepared, chosen("contrast,fog"), batch_size=3)
+    calls = []
+
+    def logits(images):
+        calls.append(len(images))
+        return np.eye(2)[[int(len(calls) % 10 < 5)] * len(images)]      # b, b, b, b, a, and for fog a, a, a, a, b
+
+    robustness = batches.score(logits)
+    assert calls == [3] * 10 + [3] * 10 + [1] * 10 and len(batches) == 30
+    a, b = (len(list((photos / name).iterdir())) / 7 for name in "ab")
+    assert robustness.top1 == {"contrast": [b, b, b, b, a], "fog": pytest.approx([a, a, a, a, b])}
 
 
 def test_means_and_the_table_follow_from_the_counts(tmp_path):

@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image
 
 from ms_vit.data.corruptions import STRENGTHS, Corruption, draws_of
+from ms_vit.data.labels import Labels
+from ms_vit.data.layout import Split
 from ms_vit.data.pipeline import Batches, numpy_batches
 from ms_vit.data.preprocessing import Preprocessing, encoded
 from ms_vit.data.threads import in_order, thread_pool
@@ -45,54 +47,56 @@ class Robustness:
                   for name, values in rows.items())]
 
 
-def halves(preprocessing: Preprocessing) -> tuple[Preprocessing, Preprocessing]:
-    """What makes pixels of a file, and what makes the network's input of these: an image is corrupted in between.
+class CorruptedBatches:
+    """Every image of `split` by each of `corruptions` at each strength, batch by batch.
 
-    As in ImageNet-C, pixels have their final size there. Raises UsageError where the operations don't bring them to it
-    before all else.
+    Gives, for each batch of files and each of `settings`, the setting's index, images [n, 3, H, W] float32 and labels
+    [n] int32. Files are decoded once, and no more than two batches of images are made ahead.
+
+    Raises what Batches raises, and UsageError where the operations don't begin with those that bring an image to its
+    size: as in ImageNet-C, it is corrupted after these, and before it is normalised.
     """
-    pixels, rest = preprocessing.split()
-    made: Any = encoded(Image.new("RGB", (64, 48)))
-    for operation in pixels.operations() if pixels.transforms else ():
-        made = operation(made)
-    if np.shape(made) != (*preprocessing.sides, 3):
-        raise UsageError("images are corrupted once they have their size, so the operations for evaluation must begin "
-                         f"with Decode, Resize, CenterCrop or such, not {', '.join(preprocessing.transforms[:3])}")
-    return pixels, rest
 
+    def __init__(self, split: Split, labels: Labels, preprocessing: Preprocessing, corruptions: Sequence[Corruption], *,
+                 batch_size: int, workers: int | None = None):
+        self.settings = [(corruption, strength) for corruption in corruptions for strength in STRENGTHS]
+        first, rest = preprocessing.split()
+        made: Any = encoded(Image.new("RGB", (64, 48)))
+        for operation in first.operations() if first.transforms else ():
+            made = operation(made)
+        if np.shape(made) != (*preprocessing.sides, 3):
+            raise UsageError("images are corrupted once they have their size, so the operations for evaluation must "
+                             "begin with Decode, Resize, CenterCrop or such, not "
+                             f"{', '.join(preprocessing.transforms[:3])}")
+        self.pixels = Batches(split, labels, first, batch_size=batch_size, training=False, workers=workers)
+        self.operations = rest.operations()
 
-def score_corrupted(logits: Logits, pixels: Batches, rest: Preprocessing,
-                    corruptions: Sequence[Corruption]) -> Robustness:
-    """Scores `corruptions` at every strength on `pixels`, batches of [n, H, W, 3] uint8, which `rest` prepares."""
-    settings = [(corruption, strength) for corruption in corruptions for strength in STRENGTHS]
-    right = np.zeros(len(settings), np.int64)
-    made = corrupted(pixels, rest, settings)
-    for at, images, labels in track(made, "scoring corrupted images", "batches", pixels.steps * len(settings)):
-        right[at] += (logits(images).argmax(1) == labels).sum()
-    shares = (right / len(pixels)).reshape(len(corruptions), len(STRENGTHS)).tolist()
-    return Robustness(dict(zip((corruption.name for corruption in corruptions), shares, strict=True)))
+    def __len__(self) -> int:
+        return self.pixels.steps * len(self.settings)
 
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        number = 0      # of the image in the whole evaluation: draws don't depend on the batch
+        with thread_pool() as pool:
+            for batch, labels in numpy_batches(self.pixels.epoch()):
+                tasks = ((*setting, row, image) for setting in self.settings for row, image in enumerate(batch, number))
+                ready = in_order(pool, self.prepare, tasks, 2 * len(batch))
+                for at in range(len(self.settings)):
+                    yield at, np.stack(list(islice(ready, len(batch)))), labels
+                number += len(batch)
 
-def corrupted(pixels: Batches, rest: Preprocessing, settings: Sequence[tuple[Corruption, int]]
-              ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Each batch by each of the settings: which of these, images [n, 3, H, W] float32, labels [n].
-
-    Files are decoded once, and no more than two batches of images are made ahead.
-    """
-    operations = rest.operations()
-
-    def prepare(task: tuple[Corruption, int, int, np.ndarray]) -> np.ndarray:
+    def prepare(self, task: tuple[Corruption, int, int, np.ndarray]) -> np.ndarray:
+        """An image [H, W, 3] uint8 with its number, corrupted and as the network wants it."""
         corruption, strength, number, image = task
         made: Any = corruption(image, strength, draws_of(corruption.name, strength, number))
-        for operation in operations:
+        for operation in self.operations:
             made = operation(made)
         return made
 
-    number = 0      # of the image in the whole evaluation: draws don't depend on the batch
-    with thread_pool() as pool:
-        for batch, labels in numpy_batches(pixels.epoch()):
-            tasks = ((*setting, number + row, image) for setting in settings for row, image in enumerate(batch))
-            ready = in_order(pool, prepare, tasks, 2 * len(batch))
-            for at in range(len(settings)):
-                yield at, np.stack(list(islice(ready, len(batch)))), labels
-            number += len(batch)
+    def score(self, logits: Logits) -> Robustness:
+        right = np.zeros(len(self.settings), np.int64)
+        for at, images, labels in track(self, "scoring corrupted images", "batches", len(self)):
+            right[at] += (logits(images).argmax(1) == labels).sum()
+        top1: dict[str, list[float]] = {}
+        for (corruption, _), count in zip(self.settings, right.tolist(), strict=True):
+            top1.setdefault(corruption.name, []).append(count / len(self.pixels))
+        return Robustness(top1)
