@@ -40,7 +40,7 @@ setup(
         "pyyaml",
         "safetensors",
         "scikit-learn",                             # the digits
-        "scipy",                                    # ImageNet's meta.mat
+        "scipy",                                    # ImageNet's meta.mat, corruptions
         "simplejpeg>=1.6",                          # decodes JPEGs by libjpeg-turbo, and reduced
         "tqdm",
     ],

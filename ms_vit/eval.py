@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ms_vit import cli, signals
 from ms_vit.progress import say
@@ -11,17 +12,24 @@ from ms_vit.progress import say
 
 @dataclass
 class Evaluation:
-    """Top-1 and top-5 accuracy from 0 to 1, the images they are of, and the file that says more."""
+    """Top-1 and top-5 accuracy from 0 to 1, the images they are of, and the file that says more.
+
+    top1_flip: by the mean of each image's logits and its mirror's. top1_corrupted: the mean over all corruptions and
+    strengths. None where they weren't asked for.
+    """
 
     top1: float
     top5: float
     images: int
     out: Path
+    top1_flip: float | None = None
+    top1_corrupted: float | None = None
 
 
 def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: str | Path | None = None,
          batch_size: int = 32, workers: int | None = None, model: str | None = None,
-         device: str | None = None, engine: str = "mindspore", precision: str = "float32") -> Evaluation:
+         device: str | None = None, engine: str = "mindspore", precision: str = "float32", flip: bool = False,
+         corrupt: str | None = None) -> Evaluation:
     """Score a checkpoint on every image of a split: top-1, top-5, per class, confusion.
 
     Args:
@@ -37,15 +45,23 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
         engine: mindspore, onnx (ONNX Runtime), openvino, or auto: the fastest that is installed. The two in the middle
             run on the CPU, by an export that is made once and kept beside the weights.
         precision: float32, or bfloat16 on a CPU with AVX512-BF16: faster, and rounds within products; not by onnx.
+        flip: also score the mean of an image's logits and its mirror's, as top1_flip; top1 stays the plain one.
+        corrupt: also score every image under corruptions of ImageNet-C at five strengths each: all, or names with
+            commas between them, e.g. fog,motion_blur. A table, and corrupt.png beside the result.
     """
     with signals.caught():      # MindSpore's threads, which begin when it is imported, inherit that
+        from ms_vit.data.corruptions import chosen
         from ms_vit.data.layout import find_split
         from ms_vit.data.pipeline import Batches, naming_bad_images, numpy_batches
         from ms_vit.inference.predictor import Predictor, score
+        from ms_vit.inference.robustness import CorruptedBatches
+        from ms_vit.inference.scores import Scores
+        from ms_vit.reports.robustness import draw_robustness
         from ms_vit.runs.checkpoints import model_file
         from ms_vit.runs.results import holdout_of, results_folder, room_for
 
         cli.at_least_one(batch_size=batch_size, workers=workers)
+        corruptions = chosen(corrupt) if corrupt is not None else []
         weights, data = model_file(Path(checkpoint)), Path(data)
         out = Path(out or results_folder(weights) / "eval.json")
         with room_for(out):
@@ -55,20 +71,35 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
             part, line = find_split(data, split, holdout_of(weights))
             if line:
                 say(line)
-            batches = Batches(part, labels, predictor.spec.preprocessing, batch_size=batch_size, training=False,
-                              workers=workers)
+            prepared = predictor.spec.preprocessing
+            batches = Batches(part, labels, prepared, batch_size=batch_size, training=False, workers=workers)
+            corrupted = CorruptedBatches(part, labels, prepared, corruptions, batch_size=batch_size,
+                                         workers=workers) if corruptions else None
+            averaged = Scores(len(labels)) if flip else None
             with naming_bad_images():
                 scores = score(predictor.logits, numpy_batches(batches.epoch()), classes=len(labels),
-                               total=batches.steps)
-            about = {"checkpoint": str(weights), "data": str(data), "split": split}
-            out.write_text(json.dumps(about | scores.as_dict(labels), indent=1))
+                               total=batches.steps, averaged=averaged)
+                robustness = corrupted.score(predictor.logits) if corrupted else None
+            about: dict[str, Any] = {"checkpoint": str(weights), "data": str(data), "split": split}
+            about |= scores.as_dict(labels)
+            if averaged:
+                about["top1_flip"] = averaged.top1
+            if robustness:
+                about["corrupted"] = robustness.as_dict()
+                draw_robustness(robustness, scores.top1, out.with_name("corrupt.png"), weights.name)
+            out.write_text(json.dumps(about, indent=1))
 
     say(f"{part}: top-1 {100 * scores.top1:.2f} %, top-5 {100 * scores.top5:.2f} % "
         f"of {scores.images:,} images, by {weights}")
+    if averaged:
+        say(f"averaged with their mirrors: top-1 {100 * averaged.top1:.2f} %")
+    for line in robustness.table() if robustness else ():
+        say(line)
     for mistake in scores.mistakes(labels):
         say(f"  {mistake}")
     say(f"per class and confusion: {out}")
-    return Evaluation(scores.top1, scores.top5, scores.images, out)
+    return Evaluation(scores.top1, scores.top5, scores.images, out, averaged.top1 if averaged else None,
+                      robustness.mean if robustness else None)
 
 
 def main(argv: list[str] | None = None) -> int:

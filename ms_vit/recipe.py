@@ -32,7 +32,7 @@ PART = (lambda value: 0 < value <= 1, "must be above 0 and at most 1")
 AMOUNT = (lambda value: 0 <= value < float("inf"), "must be a number of at least 0")
 BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("train.epochs", "train.batch_size", "train.accumulate", "train.log_every", "data.workers",
-                     "checkpoint.every_epochs", "checkpoint.keep"), COUNT),
+                     "augment.repeats", "checkpoint.every_epochs", "checkpoint.keep"), COUNT),
     **dict.fromkeys((*(f"model.{key}" for key in SHARES), "train.ema", "loss.label_smoothing",
                      "optimizer.momentum"), SHARE),
     **dict.fromkeys(("augment.crop_pct", "optimizer.layer_decay", "schedule.gamma", "augment.mix_chance",
@@ -93,6 +93,10 @@ class Augment:
         crop_pct: resize_size is image_size / crop_pct.
         mean: of the channels red, green, blue, from 0 to 1.
         std: of the channels, likewise.
+        repeats: how often a training image comes in a row, augmented anew each time; an epoch has as many steps as
+            ever, and so sees the fewer images.
+        alternate_flip: mirrors each training image in every other epoch, the first by chance; in the place of
+            RandomHorizontalFlip.
         mixup: training images and their labels are blended by shares from Beta(mixup, mixup); 0 for none.
         cutmix: a box of one training image is put into another, as large as Beta(cutmix, cutmix) says; 0 for none.
         mix_chance: of a step that its images are mixed at all.
@@ -110,6 +114,8 @@ class Augment:
     crop_pct: float | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    repeats: int = 1
+    alternate_flip: bool = False
     mixup: float = 0.0
     cutmix: float = 0.0
     mix_chance: float = 1.0

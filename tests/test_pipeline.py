@@ -104,6 +104,54 @@ def test_an_epoch_begun_anywhere_goes_on_with_the_same_bits(photos, keep):
         assert equal(list(numpy_batches(made().epoch(2, skip=skip))), whole[2][skip:])
 
 
+@pytest.mark.parametrize("keep", [0, MUCH])
+def test_repeated_images_come_in_a_row_and_draw_each_for_itself(photos, keep):
+    """Hoffer et al. 2020: an epoch has the steps that it had, and of an image so many copies in a batch."""
+    how = {"training": True, "seed": 3, "batch_size": 6, "workers": 2, "keep": keep}
+    prepared = preprocessing(["Decode()", "CenterCrop(image_size)", "RandomRotation(90)", "Normalize(mean, std)",
+                              "HWC2CHW()"])
+    made, plain = (Batches(photos, LABELS, prepared, repeats=repeats, **how) for repeats in (3, 1))
+    assert made.steps == plain.steps == 2
+    for epoch in range(2):
+        order = made.order(epoch)
+        assert order == np.repeat(plain.order(epoch)[:5], 3)[:13].tolist()
+        for batch, (images, labels) in enumerate(numpy_batches(made.epoch(epoch))):
+            files = made.files_of(epoch, batch)
+            assert [LABELS.ids[label] for label in labels] == [file.parent.name for file in files]
+            assert files[::3] == files[1::3] == files[2::3] and len({image.tobytes() for image in images}) == 6
+    again = Batches(photos, LABELS, prepared, repeats=3, **how)
+    assert equal(list(numpy_batches(again.epoch(1, skip=1))), [(images, labels)])
+
+
+@pytest.mark.parametrize("keep", [0, MUCH])
+def test_alternating_flips_mirror_every_image_in_every_other_epoch(photos, keep):
+    def by_file(made, epoch):
+        found = list(numpy_batches(made.epoch(epoch)))
+        files = [file for batch in range(len(found)) for file in made.files_of(epoch, batch)]
+        return dict(zip(files, np.concatenate([images for images, _ in found]), strict=True))
+
+    how = {"training": True, "batch_size": 13, "workers": 2, "keep": keep}
+    plain = by_file(Batches(photos, LABELS, preprocessing(), **how), 0)
+    patterns = set()
+    for seed in (1, 2):
+        made = Batches(photos, LABELS, preprocessing(), alternate_flip=True, seed=seed, **how)
+        epochs = [by_file(made, epoch) for epoch in range(3)]
+        flipped = [tuple((images[file] == plain[file][..., ::-1]).all() for file in plain) for images in epochs]
+        for images, flips in zip(epochs, flipped, strict=True):
+            assert all((images[file] == plain[file]).all() != flip for file, flip in zip(plain, flips, strict=True))
+        assert flipped[0] == flipped[2] == tuple(not flip for flip in flipped[1]) and 0 < sum(flipped[0]) < 13
+        patterns.add(flipped[0])
+    assert len(patterns) == 2
+
+
+def test_processes_mirror_and_repeat_as_a_single_one(photos):
+    how = {"training": True, "batch_size": 6, "workers": 2, "seed": 3, "repeats": 2, "alternate_flip": True}
+    single = Batches(photos, LABELS, preprocessing(), **how)
+    ranks = [Batches(photos, LABELS, preprocessing(), world=World(rank, 2), **how) for rank in range(2)]
+    whole, *parts = (list(numpy_batches(each.epoch(1, skip=1))) for each in (single, *ranks))
+    assert equal(whole, [tuple(np.concatenate(both) for both in zip(*(part[0] for part in parts), strict=True))])
+
+
 def test_files_that_are_left_out_are_in_no_batch_and_in_no_others_place(photos):
     bad = sorted(photos.rglob("*.png"))[:2]
     made = Batches(photos, LABELS, preprocessing(), batch_size=4, training=True, leave_out=bad)

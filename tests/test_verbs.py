@@ -174,7 +174,9 @@ def test_eval_scores_every_image_the_same_in_any_batches(trained, root, run, tmp
                   "--out", tmp_path / "eval.json", "--json")
         assert ran.code == 0, ran.err
         report = json.loads((tmp_path / "eval.json").read_text())
-        assert ran.result | {"out": ""} == {key: report[key] for key in ("top1", "top5", "images")} | {"out": ""}
+        assert ran.result | {"out": ""} == {key: report[key] for key in ("top1", "top5", "images")} | {
+            "out": "", "top1_flip": None, "top1_corrupted": None}
+        assert not {"top1_flip", "corrupted"} & set(report)
         reports.append(report)
     assert reports[0]["images"] == 359
     assert reports[0]["loss"] == pytest.approx(reports[1]["loss"], rel=1e-5)
@@ -191,6 +193,36 @@ def test_eval_equals_the_predictors_answers_one_by_one(trained, root, run):
     right = [answer[0].id == file.parent.name for answer, file in zip(answers, files, strict=True)]
     among = [file.parent.name in [p.id for p in answer] for answer, file in zip(answers, files, strict=True)]
     assert (ran.result["images"], ran.result["top1"], ran.result["top5"]) == (359, np.mean(right), np.mean(among))
+
+
+def test_eval_scores_flips_and_corruptions_beside_the_plain_images(trained, root, run, tmp_path):
+    folder, _ = trained
+    plain = run("eval", folder, "--data", root / "digits", "--out", tmp_path / "plain.json", "--json").result
+    reports = []
+    for batch_size in (64, 100):
+        ran = run("eval", folder, "--data", root / "digits", "--out", tmp_path / "eval.json", "--batch-size",
+                  batch_size, "--flip", "--corrupt", "contrast,gaussian_noise", "--json")
+        assert ran.code == 0, ran.err
+        reports.append(json.loads((tmp_path / "eval.json").read_text()))
+    report, again = reports
+    assert again["corrupted"] == report["corrupted"] and again["top1_flip"] == report["top1_flip"]
+    assert {ran.result[key] == plain[key] == report[key] for key in ("top1", "top5", "images")} == {True}
+    table = report["corrupted"]["top1"]
+    assert list(table) == ["contrast", "gaussian_noise"] and all(len(values) == 5 for values in table.values())
+    assert ran.result["top1_corrupted"] == pytest.approx(np.mean(list(table.values())))
+    assert table["contrast"][4] <= report["top1"]
+    assert re.search(r"contrast +\d.*\ngaussian_noise +\d.*\nmean +\d", ran.err)
+    assert Image.open(tmp_path / "corrupt.png").format == "PNG"
+
+    answers = ms_vit.Predictor(folder)
+    files = sorted((root / "digits" / "val").glob("*/*.png"))
+    images = np.stack([answers.prepare(file) for file in files])
+    mean = sum(np.concatenate([answers.logits(each[start:start + 32]) for start in range(0, len(each), 32)])
+               for each in (images, np.ascontiguousarray(images[..., ::-1])))
+    right = [answers.spec.labels.ids[best] == file.parent.name for best, file in
+             zip(mean.argmax(1), files, strict=True)]
+    assert ran.result["top1_flip"] == report["top1_flip"] == np.mean(right)
+    assert report["top1_flip"] != report["top1"]        # digits aren't their mirrors
 
 
 def test_a_predictor_gives_sorted_probabilities_for_paths_and_pictures(trained, root):
@@ -337,6 +369,8 @@ def test_infer_on_nothing_readable_fails(trained, run, tmp_path):
     (["train", "--recipe", "digits", "--train.on_divergence", "hope"], 2, '"train.on_divergence": expected'),
     (["eval", "runs/none", "--data", "x"], 1, "runs/none is not there"),
     (["eval", "runs/none"], 2, "data"),
+    (["eval", "runs/none", "--data", "x", "--corrupt", "smog"], 2, 'no corruption "smog"; give all, or some of'),
+    (["train", "--recipe", "digits", "--augment.repeats", "0"], 2, '"augment.repeats" must be at least 1'),
     (["infer", "runs/none"], 2, "images"),
     (["infer", "runs/none", "a.png", "--top-k", "0"], 2, "--top-k must be at least 1"),
 ])

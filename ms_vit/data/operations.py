@@ -3,11 +3,25 @@
 A recipe lists such texts, a run prints them, a checkpoint carries them. They are parsed, never evaluated: a call of an
 operation of mindspore.dataset.vision, or of one that is registered here, with literals, with members of that module's
 enums, with other calls, and with the names that NAMES lists, whose values are known once a network is.
+
+What papers name, as a recipe writes it (before Normalize, but for the last):
+
+    RandAugment             RandAugment(2, 9)
+    TrivialAugment          TrivialAugmentWide()
+    colour jitter           RandomColorAdjust((0.7, 1.3), (0.7, 1.3), (0.7, 1.3))
+    3-Augment of DeiT III   RandomChoice([RandomColor((0, 0)), Solarize((128, 255)), RandomChoice([GaussianBlur(3, 0.5),
+                            GaussianBlur(5, 1.0), GaussianBlur(9, 2.0)])])      and colour jitter
+    shift, reflected        RandomCrop(image_size, 4, padding_mode=Border.REFLECT)
+    rotation, zoom          RandomRotationZoom(7.2, 0.2)
+    corruption              RandomCorruption(0.5)
+    random erasing          RandomErasing(0.25)     after HWC2CHW
 """
 
 import ast
 import difflib
 import inspect
+import math
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -15,10 +29,13 @@ from itertools import permutations
 from typing import Any, NoReturn
 
 import mindspore.dataset.vision as vision
+import numpy as np
 from mindspore.dataset import transforms
 from mindspore.dataset.transforms.py_transforms_util import Implementation
+from PIL import Image
 
 from ms_vit import limits
+from ms_vit.data.corruptions import STRENGTHS, chosen
 from ms_vit.data.decoding import Decode, DecodeToPillow
 from ms_vit.data.images import AtLeast
 from ms_vit.errors import UsageError
@@ -203,12 +220,12 @@ def draws_in_python(built: Iterable[Any]) -> bool:
     Several threads would take them in another order each time; one alone draws the same ones from the same seed.
     """
     every = list(with_inner(built))
-    random = [each for each in every
-              if getattr(each, "random", True) is not False and type(each).__name__ not in (*PIXELS, "Compose")]
+    drawing = [each for each in every
+               if getattr(each, "random", True) is not False and type(each).__name__ not in (*PIXELS, "Compose")]
     # An operation that MindSpore has twice runs in Python where one before it does, or gives it Pillow's picture.
     return (any(getattr(each, "implementation", Implementation.PY) == Implementation.PY for each in every
                 if not isinstance(each, Decode))
-            and any(getattr(each, "implementation", Implementation.PY) != Implementation.C for each in random))
+            and any(getattr(each, "implementation", Implementation.PY) != Implementation.C for each in drawing))
 
 
 def with_inner(built: Iterable[Any]) -> Iterator[Any]:
@@ -244,3 +261,52 @@ def random_order(transforms: list[Any]) -> Any:
     if not 1 <= len(transforms) <= MAX_ORDERED:
         raise ValueError(f"it takes 1 to {MAX_ORDERED} operations, not {len(transforms)}")
     return MINDSPORES["RandomChoice"]([MINDSPORES["Compose"](list(order)) for order in permutations(transforms)])
+
+
+@register("RandomRotationZoom")
+def random_rotation_zoom(degrees: float, zoom: float) -> Callable[[np.ndarray], np.ndarray]:
+    """Turns an image about its middle, up to so many degrees either way, and zooms its height and its width apart.
+
+    As Keras' RandomRotation(degrees / 360) and RandomZoom(zoom, zoom), which mirror what lies outside, but with one
+    interpolation for both. zoom: 0.2 shows from 0.8 to 1.2 of either side.
+    """
+    if not 0 <= zoom < 1:
+        raise ValueError(f"zoom is from 0 to below 1, not {zoom}")
+
+    def rotate_and_zoom(pixels: np.ndarray) -> np.ndarray:
+        angle = math.radians(random.uniform(-degrees, degrees))
+        return rotated_zoomed(pixels, angle, 1 + random.uniform(-zoom, zoom), 1 + random.uniform(-zoom, zoom))
+    return rotate_and_zoom
+
+
+def rotated_zoomed(pixels: np.ndarray, angle: float, high: float, wide: float) -> np.ndarray:
+    """Pixels [H, W, 3] uint8 turned clockwise by an angle in radians, then showing so much of height and width."""
+    height, width, _ = np.shape(pixels)     # Pillow's pictures have none of their own
+    sine, cosine = math.sin(angle), math.cos(angle)
+    rows = np.array([[wide * cosine, high * sine], [-wide * sine, high * cosine]])     # (x, y) here -> there
+    half = np.array([width, height]) / 2
+    right, down = (math.ceil(max(0, beyond)) + 1 for beyond in abs(rows) @ half - half)
+    padded = Image.fromarray(np.pad(pixels, ((down, down), (right, right), (0, 0)), "symmetric"))
+    (a, b), (d, e) = rows
+    c, f = half - rows @ half + (right, down)
+    return np.asarray(padded.transform((width, height), Image.Transform.AFFINE, (a, b, c, d, e, f),
+                                       Image.Resampling.BILINEAR))
+
+
+@register("RandomCorruption")
+def random_corruption(chance: float, names: str = "all") -> Callable[[np.ndarray], np.ndarray]:
+    """One of the corruptions that `ms-vit eval --corrupt` scores, of any strength, with a chance from 0 to 1.
+
+    names: "all", or names with commas between them. Who trains with some and is scored on the others learns how far it
+    carries over.
+    """
+    if not 0 <= chance <= 1:
+        raise ValueError(f"chance is from 0 to 1, not {chance}")
+    corruptions = chosen(names)
+
+    def corrupt(pixels: np.ndarray) -> np.ndarray:
+        if random.random() >= chance:
+            return pixels
+        draws = np.random.default_rng(random.getrandbits(64))
+        return random.choice(corruptions)(np.asarray(pixels), random.choice(STRENGTHS), draws)
+    return corrupt

@@ -28,6 +28,7 @@ from ms_vit.progress import say
 # 16 batches: 154 MB of 16 x 3 x 224 x 224 floats, 1.2 GB of 128. Four bridge a slow file, and any more gain nothing.
 READY = 4
 SINGLE = World()
+FLIPS = 1 << 32         # beside any epoch, so that an image's first flip and an order are drawn apart
 # How its errors name an image: "The corresponding data file is: a.jpg. Decode: ...", "Failed to open file: a.jpg".
 ENDINGS = "|".join(map(re.escape, IMAGE_EXTENSIONS))
 NAMED = re.compile(rf"file(?: is| found)?: (.+?(?:{ENDINGS}))(?=[.,]?\s|$)", re.IGNORECASE)
@@ -47,6 +48,9 @@ class Batches:
     those after it; evaluation's batches are bitwise the same then, and training's but for what RandomCropDecodeResize
     makes of a JPEG at the very edges of its crop.
     leave_out: files that are passed over.
+    repeats: how often an image comes in a row, augmented anew each time (Hoffer et al. 2020); an epoch is as long as
+    ever, and sees the fewer images.
+    alternate_flip: each image is mirrored in every other epoch, the first by chance (Jordan 2024, sec. 3.6).
 
     Raises DataError where a folder is no class of `labels`, or there are too few images for one batch, and UsageError
     where the processes can't share a batch equally.
@@ -54,7 +58,8 @@ class Batches:
 
     def __init__(self, split: Split | Path, labels: Labels, preprocessing: Preprocessing, *, batch_size: int,
                  training: bool, seed: int = 0, workers: int | None = None, keep: int = 0,
-                 leave_out: Collection[Path] = (), world: World = SINGLE):
+                 leave_out: Collection[Path] = (), world: World = SINGLE, repeats: int = 1,
+                 alternate_flip: bool = False):
         self.split = split = split if isinstance(split, Split) else Split(split)
         self.folder = split.folder
         self.batch_size = batch_size
@@ -62,6 +67,8 @@ class Batches:
         self.seed = seed
         self.workers = workers or cpu_count()
         self.world = world
+        self.repeats = repeats
+        self.alternate_flip = alternate_flip
         if batch_size % world.size:
             raise UsageError(f"{world.size} processes can't share batches of {batch_size} images equally; set "
                              f"train.batch_size to a multiple of {world.size}")
@@ -115,7 +122,13 @@ class Batches:
         """Which of `files` come in an epoch, one after the other, in all processes: indices of ImageFolderDataset."""
         if not self.training:
             return self.taken.tolist()
-        return self.taken[np.random.default_rng((self.seed, epoch)).permutation(len(self))].tolist()
+        shuffled = self.taken[np.random.default_rng((self.seed, epoch)).permutation(len(self))]
+        return np.repeat(shuffled, self.repeats)[:len(self)].tolist()
+
+    def mirrored(self, order: list[int], epoch: int) -> np.ndarray:
+        """Which of these images alternate_flip mirrors in an epoch, [n] bool."""
+        first = np.random.default_rng((self.seed, FLIPS)).integers(0, 2, len(self.files))
+        return (first[order] + epoch) % 2 == 1
 
     def own_order(self, epoch: int) -> list[int]:
         """Which of them are this process's."""
@@ -144,7 +157,13 @@ class Batches:
         workers = 1 if draws_in_python(operations) else self.workers
         images = images.map(operations, "image", num_parallel_workers=workers)
         images = images.map(transforms.TypeCast(ms.int32), "label", num_parallel_workers=1)
+        if self.alternate_flip:
+            flips = ds.NumpySlicesDataset(self.mirrored(order, epoch), ["flip"], shuffle=False, num_parallel_workers=1)
+            images = ds.zip((images, flips))
         images = images.batch(self.own_batch_size, drop_remainder=self.training, num_parallel_workers=1)
+        if self.alternate_flip:
+            images = images.map(mirror, ["image", "flip"], ["image"], num_parallel_workers=1)
+            images = images.project(["image", "label"])
         return images.skip(skip) if skip else images
 
     def from_files(self, order: list[int]) -> ds.Dataset:
@@ -167,12 +186,18 @@ class Batches:
         if self.cache is None:
             # After this epoch's images come those that other processes have now, and this one may in a later epoch.
             later = sorted(set(self.taken.tolist()) - set(order)) if self.training else []
-            decoded = self.from_files(order + later).map(self.from_file(self.cacheable), "image",
-                                                         num_parallel_workers=self.workers)
-            self.cache = ImageCache(numpy_batches(decoded), order + later, len(self.files))
+            once = [*dict.fromkeys(order), *later]
+            decoded = self.from_files(once).map(self.from_file(self.cacheable), "image",
+                                                num_parallel_workers=self.workers)
+            self.cache = ImageCache(numpy_batches(decoded), once, len(self.files))
         # One thread: all that is left to do in Python is to hand an array on.
         return ds.GeneratorDataset(self.cache, ["image", "label"], sampler=ds.SubsetSampler(order),
                                    num_parallel_workers=1, python_multiprocessing=False)
+
+
+def mirror(images: np.ndarray, flip: np.ndarray) -> np.ndarray:
+    """Images [B, C, H, W] of which those with `flip`, [B] bool, are mirrored."""
+    return np.where(flip[:, None, None, None], images[..., ::-1], images)
 
 
 def numpy_batches(pipeline: ds.Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -84,10 +84,16 @@ class Predictor:
 
 
 def score(logits: Logits, batches: Iterable[tuple[np.ndarray, np.ndarray]], *, classes: int,
-          total: int | None = None) -> Scores:
-    """Scores over every image of `batches`, pairs of images [n, 3, H, W] and labels [n]."""
+          total: int | None = None, averaged: Scores | None = None) -> Scores:
+    """Scores over every image of `batches`, pairs of images [n, 3, H, W] and labels [n].
+
+    averaged: is added the same by the mean of each image's logits and its mirror's (as by Jordan 2024, and timm's tta).
+    """
     scores, began = Scores(classes), time.perf_counter()
     for images, labels in track(batches, "scoring", "batches", total):
-        scores.add(logits(images), labels)
+        plain = logits(images)
+        scores.add(plain, labels)
+        if averaged:
+            averaged.add((plain + logits(np.ascontiguousarray(images[..., ::-1]))) / 2, labels)
     scores.seconds = time.perf_counter() - began
     return scores

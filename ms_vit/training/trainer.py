@@ -144,7 +144,9 @@ class Trainer(Callback):
                           if self.recipe.data.bad_images == "skip" else ()),
             "world": self.world}
         augmented = replace(prepared, transforms=self.recipe.augment.train)
-        self.batches = Batches(self.layout.train, self.spec.labels, augmented, training=True, seed=train.seed, **how)
+        self.batches = Batches(self.layout.train, self.spec.labels, augmented, training=True, seed=train.seed,
+                               repeats=self.recipe.augment.repeats, alternate_flip=self.recipe.augment.alternate_flip,
+                               **how)
         self.validation = Batches(self.layout.val, self.spec.labels, prepared, training=False, **how)
         self.final = Batches(self.layout.final, self.spec.labels, prepared, training=False, **how | {"keep": 0}) \
             if self.layout.final else None
