@@ -85,7 +85,8 @@ def copied(trained, tmp_path):
 
 def test_training_leaves_the_run_folder_that_the_design_describes(trained):
     folder, ran = trained
-    assert set(ran.result) == {"run", "steps", "images_per_second", "best", "data_wait"}
+    assert set(ran.result) == {"run", "steps", "images_per_second", "best", "data_wait", "seconds", "parameters",
+                               "precision"}
     assert ran.result["steps"] == 88 and ran.result["images_per_second"] > 0
     recipe = Recipe.load(folder / "recipe.yaml")
     assert (recipe.train.epochs, recipe.model.dim, recipe.optimizer.lr) == (2, 16, 2e-3)
