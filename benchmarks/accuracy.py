@@ -28,6 +28,7 @@ from ms_vit.runs.metrics import read_metrics
 from ms_vit.writing import write_whole
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
+SAME = ("options", "split", "checkpoint", "parameters")      # of the records of a recipe's seeds
 CHART = "accuracy.png"
 HEADER = ["recipe", "data, test images", "parameters", "epochs", "seeds", "test top-1, %", "top-5, %", "in", "minutes",
           "published"]
@@ -97,8 +98,9 @@ class Row:
 
     def cells(self, others: Sequence[Published]) -> list[str]:
         run, options = self.first, self.told("options")
+        epochs = f"{run.epochs}, the {self.told('checkpoint').lower()}"
         return [f"`{self.recipe}`" + (f" with `{options}`" if options else ""),
-                f"{run.data}, {run.images:,} of {run.record.split}/", millions(run.record.parameters), str(run.epochs),
+                f"{run.data}, {run.images:,} of {run.record.split}/", millions(run.record.parameters), epochs,
                 str(len(self.runs)), percent(self.top1), percent([run.top5 for run in self.runs]), self.precision,
                 spread(self.minutes, 1), "; ".join(str(other) for other in others if self.recipe in other.beside)]
 
@@ -154,8 +156,7 @@ def load(results: Path) -> list[Row]:
             found.setdefault(run.record.recipe, []).append(run)
     rows = [Row(recipe, runs) for recipe, runs in found.items()]
     for row in rows:
-        if len({(run.data, run.record.split, run.images, run.record.parameters, run.record.options, run.epochs)
-                for run in row.runs}) > 1:
+        if len({(run.data, run.images, run.epochs, *(getattr(run.record, key) for key in SAME)) for run in row.runs}) > 1:
             raise DataError(f"the runs of {row.recipe} in {results} are not all of the same recipe and data; remove "
                             "those of the former")
     return sorted(rows, key=lambda row: (row.first.data, row.recipe))
@@ -212,7 +213,9 @@ def made_on(rows: Sequence[Row]) -> list[str]:
 
 
 def millions(count: float | None) -> str:
-    return "" if count is None else f"{count / 1e6:#.3g} M" if count >= 1e5 else f"{count / 1e6:.2g} M"
+    if count is None:
+        return ""
+    return f"{count / 1e6:.3g} M" if count >= 1e5 else f"{count:,.0f}"
 
 
 def mindspore(machine: dict[str, Any]) -> str:

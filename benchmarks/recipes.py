@@ -1,8 +1,8 @@
 """What recipes come to: python -m benchmarks.recipes --help.
 
-A run is `ms-vit train` as users type it and then, once, `ms-vit eval` of its best checkpoint on images that had no part
-in choosing it. Each finished run is kept in a folder, NAME-SEED, and isn't done again; one that was stopped goes on:
-the same command does what is left.
+A run is `ms-vit train` as users type it and then, once, `ms-vit eval` on the test images: of the best checkpoint where
+others chose it (a held-out part of train/, or val/ beside test/), else of the last, which nothing chose. A finished run
+is kept in a folder, NAME-SEED, and isn't done again; one that was stopped goes on: the same command does what is left.
 """
 
 import itertools
@@ -36,14 +36,16 @@ ROUNDING = 0.001        # of the images: may be named otherwise in other batches
 class Record:
     """A finished run: record.json, beside its metrics.jsonl, recipe.yaml and eval.json.
 
-    options: of `ms-vit train` besides the recipe. split: the folder of the test images, below the data's. seconds: of
-    the training, wherever it was interrupted. machine: before the last part of it, with versions; see report.machine.
+    options: of `ms-vit train` besides the recipe. split: the folder of the test images, below the data's. checkpoint:
+    LAST or BEST. seconds: of the training, in all its parts where it was interrupted. machine: before the last of
+    these, with versions; see report.machine.
     """
 
     recipe: str
     seed: int
     options: str
     split: str
+    checkpoint: str
     precision: str
     parameters: int
     seconds: float
@@ -52,13 +54,14 @@ class Record:
 
 @dataclass(frozen=True)
 class Job:
-    """A run to do: `words` are those of `ms-vit train`, `recipe` what they come to."""
+    """A run to do: `words` are those of `ms-vit train`, `recipe` what they come to; the rest as in Record."""
 
     name: str
     seed: int
     words: list[str]
     recipe: Recipe
     split: str
+    checkpoint: str
 
     def __str__(self) -> str:
         return f"{self.name}, seed {self.seed}"
@@ -128,7 +131,7 @@ def job(name: str, seed: int, root: Path, weights: Path | None, options: Sequenc
                              + (f", there is no {weights}" if weights else ""))
         words += ["--weights", str(weights)]
     recipe, title = asked(words), Path(name).stem
-    return Job(title, seed, words, recipe, tested_on(title, recipe))
+    return Job(title, seed, words, recipe, *test_of(recipe))
 
 
 def split(options: str) -> list[str]:
@@ -158,24 +161,24 @@ def asked(words: Sequence[str]) -> Recipe:
     return Recipe.load(given.pop("recipe"), flatten(given))
 
 
-def tested_on(name: str, recipe: Recipe) -> str:
-    """The folder of the images that have no part in choosing the best epoch, below the data's.
+def test_of(recipe: Recipe) -> tuple[str, str]:
+    """The folder of the test images below the data's, and which checkpoint they had no part in choosing.
 
-    That is test/, or what takes the place of val/ where a part of train/ is held out. Raises DataError where there is
-    none.
+    Raises DataError where the data have none.
     """
     data = recipe.data.folder
     if not data.is_dir():
         raise DataError(f'no folder {recipe.data.root / recipe.data.name}; run "ms-vit download {recipe.data.name} '
                         f'--root {recipe.data.root}"')
-    layout = find_layout(data, recipe.data.holdout)
-    test = data / "test"
+    layout, test = find_layout(data, recipe.data.holdout), data / "test"
     if test.is_dir() and layout.val.folder != test:
-        return test.name
-    if layout.final is None:
-        raise UsageError(f"by the recipe {name}, {layout.val} chooses the best epoch, and nothing in {data} is left to "
-                         "test it on; give it data.holdout (--options=--data.holdout=0.1)")
-    return layout.final.folder.name
+        return test.name, "BEST"
+    if layout.final:
+        return layout.final.folder.name, "BEST"
+    if layout.val.part == "all":
+        return layout.val.folder.name, "LAST"
+    raise DataError(f"{data} has nothing to test on besides what chooses the best epoch; put test images into "
+                    f"{test}/CLASS/")
 
 
 def is_done(job: Job, folder: Path) -> bool:
@@ -202,26 +205,33 @@ def do(job: Job, options: str, run: Path, folder: Path) -> str:
     log = run.with_name(f"{run.name}.log")
     trained = verb(["train", *job.words, "--run", str(run)], log)
     precision = "bfloat16" if trained["precision"] == "bfloat16" else "float32"
-    scored = verb(["eval", str(run), "--data", str(recipe.data.folder), "--split", job.split, "--batch-size",
+    checkpoint = run / "checkpoints" / (run / "checkpoints" / job.checkpoint).read_text().strip()
+    scored = verb(["eval", str(checkpoint), "--data", str(recipe.data.folder), "--split", job.split, "--batch-size",
                    str(recipe.train.batch_size), "--precision", precision, "--out", str(run / EVAL)], log)
-    agree(run, job.split, scored)
+    agree(run, job, scored)
     record = Record(recipe=job.name, seed=job.seed, options=shlex.join(map(placeless, split(options))),
-                    split=job.split, precision=trained["precision"], parameters=trained["parameters"],
-                    seconds=trained["seconds"], machine=here)
+                    split=job.split, checkpoint=job.checkpoint, precision=trained["precision"],
+                    parameters=trained["parameters"], seconds=trained["seconds"], machine=here)
     keep(run, folder, recipe, record)
     return (f"top-1 {percent([scored['top1']])} %, top-5 {percent([scored['top5']])} % of the {scored['images']:,} "
             f"images of {job.split}/, trained in {record.seconds / 60:.1f} min ({record.precision}); {folder}")
 
 
-def agree(run: Path, split: str, scored: dict[str, Any]) -> None:
-    """Raises DataError where the training's own last look at the test images differs from `ms-vit eval`'s."""
-    looks = [look for line in (run / METRICS).read_text().splitlines() if "final_top1" in (look := json.loads(line))
-             and Path(look["final"]).name == split]
+def agree(run: Path, job: Job, scored: dict[str, Any]) -> None:
+    """Raises DataError where training's own last look at the test images differs from `ms-vit eval`'s.
+
+    Training has looked at them, too: after its last epoch, or at its best one in the end; not at a test/ beside val/.
+    """
+    lines, key = [json.loads(line) for line in (run / METRICS).read_text().splitlines()], "final_top1"
+    looks = [line for line in lines if key in line and Path(line["final"]).name == job.split]
+    if job.checkpoint == "LAST":
+        key = "val_top1"
+        looks = [line for line in lines if key in line][-1:]
+    images = scored["images"]
     for look in looks:
-        images = scored["images"]
-        if abs(look["final_top1"] - scored["top1"]) * images > max(1, ROUNDING * images) + 0.5:
-            raise DataError(f"{run / METRICS} has final_top1 {look['final_top1']}, and ms-vit eval finds "
-                            f"{scored['top1']} on the same images; one of the two is wrong")
+        if abs(look[key] - scored["top1"]) * images > max(1, ROUNDING * images) + 0.5:
+            raise DataError(f"{run / METRICS} has {key} {look[key]}, and ms-vit eval finds {scored['top1']} on the "
+                            f"same {images:,} images; one of the two is wrong")
 
 
 def keep(run: Path, folder: Path, recipe: Recipe, record: Record) -> None:

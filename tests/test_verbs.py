@@ -25,7 +25,8 @@ from ms_vit.reports.gallery import Places, annotate, fit
 from ms_vit.runs.results import results_folder, room_for
 
 TINY = ["--model.depth", "1", "--model.dim", "16", "--model.mlp_dim", "32", "--model.num_heads", "2",
-        "--schedule.warmup_epochs", "0", "--checkpoint.every_epochs", "1"]
+        "--schedule.warmup_epochs", "0", "--checkpoint.every_epochs", "1", "--augment.mixup", "0",
+        "--train.ema", "0"]
 
 
 class Ran:
