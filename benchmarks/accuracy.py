@@ -14,10 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
+from sklearn.isotonic import isotonic_regression
 
 from benchmarks.recipes import EVAL, METRICS, RECIPE, RECORD, Record
 from benchmarks.report import RESULTS, around, markdown, percent, spread, write
@@ -32,7 +35,7 @@ SAME = ("options", "split", "checkpoint", "parameters")      # of the records of
 CHART = "accuracy.png"
 HEADER = ["recipe", "data, test images", "parameters", "epochs", "seeds", "test top-1, %", "top-5, %", "in", "minutes",
           "published"]
-OTHERS_HEADER = ["published", "data", "parameters", "epochs", "top-1, %", "top-5, %", "source"]
+OTHERS_HEADER = ["published", "data", "parameters", "epochs", "top-1, %", "top-5, %", "minutes", "source"]
 # Okabe and Ito's colours, which the colour-blind tell apart; shapes tell them, too.
 LOOKS = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P")]
 
@@ -62,6 +65,10 @@ class Published:
     parameters: float | None = None
     minutes: float | None = None
     beside: tuple[str, ...] = ()
+
+    def cells(self) -> list[str]:
+        return [self.name, self.data, millions(self.parameters), str(self.epochs or ""), f"{self.top1:g}",
+                f"{self.top5:g}" if self.top5 else "", f"{self.minutes:g}" if self.minutes else "", self.source]
 
     def __str__(self) -> str:
         top5 = f" / {self.top5:g}" if self.top5 else ""
@@ -156,7 +163,8 @@ def load(results: Path) -> list[Row]:
             found.setdefault(run.record.recipe, []).append(run)
     rows = [Row(recipe, runs) for recipe, runs in found.items()]
     for row in rows:
-        if len({(run.data, run.images, run.epochs, *(getattr(run.record, key) for key in SAME)) for run in row.runs}) > 1:
+        if len({(run.data, run.images, run.epochs, *(getattr(run.record, key) for key in SAME))
+                for run in row.runs}) > 1:
             raise DataError(f"the runs of {row.recipe} in {results} are not all of the same recipe and data; remove "
                             "those of the former")
     return sorted(rows, key=lambda row: (row.first.data, row.recipe))
@@ -193,9 +201,7 @@ def tables(rows: Sequence[Row], others: Sequence[Published]) -> str:
         return "Nothing has been measured yet."
     ours = markdown([HEADER, *(row.cells(others) for row in rows)])
     same = [other for other in others if other.data in {row.first.data for row in rows}]
-    theirs = markdown([OTHERS_HEADER, *([other.name, other.data, millions(other.parameters), str(other.epochs or ""),
-                                         f"{other.top1:g}", f"{other.top5:g}" if other.top5 else "", other.source]
-                                        for other in same)]) if same else ""
+    theirs = markdown([OTHERS_HEADER, *(other.cells() for other in same)]) if same else ""
     return "\n\n".join(filter(None, [ours, "\n".join(made_on(rows)), theirs]))
 
 
@@ -251,7 +257,7 @@ def points(rows: Sequence[Row], others: Sequence[Published]) -> list[Point]:
     """Ours, and what others published on the same data."""
     ours = [Point(row.recipe, row.first.data, True, round(100 * statistics.mean(row.top1), 2),
                   round(100 * statistics.stdev(row.top1), 2) if len(row.runs) > 1 else 0.0,
-                  round(statistics.mean(row.minutes), 1), row.first.epochs) for row in rows]
+                  round(statistics.mean(row.minutes), 3), row.first.epochs) for row in rows]
     return ours + [Point(other.name, other.data, False, other.top1, 0.0, other.minutes, other.epochs)
                    for other in others if other.data in {point.data for point in ours}]
 
@@ -270,12 +276,14 @@ def draw(file: Path, shown: Sequence[Point]) -> None:
                           markerfacecolor=colour if point.ours else "none")
         axes.set_xscale("log")
         axes.margins(0.08, 0.08)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(f"{unit}, logarithmic")
         axes.set_ylabel("test top-1, %")
         axes.grid(alpha=0.2)
         axes.spines[["top", "right"]].set_visible(False)
-        name(axes, [(x, point) for x, point in placed])
+        name(axes, placed)
     entries = [Line2D([], [], color=colour, marker=shape, linestyle="", label=data, markersize=8)
                for data, (colour, shape) in looks.items()]
     entries += [Line2D([], [], color="#555555", marker="o", linestyle="", label=f"{who}, {fill}", markersize=8,
@@ -287,21 +295,23 @@ def draw(file: Path, shown: Sequence[Point]) -> None:
 
 
 def name(axes: Axes, placed: Sequence[tuple[float, Point]]) -> None:
-    """Names beside the axes, as high as their points or so much apart that they can be read, with a line to each."""
+    """Names beside the axes, with a line to each point."""
     low, high = axes.get_ylim()
-    gap, heights = 0.036, list[float]()
     order = sorted(placed, key=lambda each: each[1].top1)
-    for _, point in order:
-        height = (point.top1 - low) / (high - low)
-        heights.append(max(height, heights[-1] + gap) if heights else height)
-    over = max(0.0, heights[-1] - 1.0) if heights else 0.0
-    for index in range(len(heights) - 1, -1, -1):       # those that were pushed out at the top come down again
-        above = heights[index + 1] - gap if index + 1 < len(heights) else 1.0
-        heights[index] = min(heights[index], above) if over else heights[index]
+    heights = spread_out([(point.top1 - low) / (high - low) for _, point in order], gap=0.036)
     for (x, point), height in zip(order, heights, strict=True):
         axes.annotate(f"{point.name} {point.top1:g}", (x, point.top1), (1.02, height), textcoords="axes fraction",
                       va="center", fontsize=8, fontweight="bold" if point.ours else "normal", annotation_clip=False,
                       arrowprops={"arrowstyle": "-", "color": "#999999", "lw": 0.5})
+
+
+def spread_out(heights: Sequence[float], gap: float) -> list[float]:
+    """Rising heights up to 1, moved as little as can be (in squares) so that no two are closer than `gap`.
+
+    Less i gaps each, they must not fall, which is isotonic regression.
+    """
+    gaps = gap * np.arange(len(heights))
+    return list(isotonic_regression(heights - gaps, y_max=1 - gaps[-1]) + gaps) if len(heights) else []
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from benchmarks.recipes import Record
 from benchmarks.report import RESULTS, around
 from ms_vit.errors import DataError
 from ms_vit.recipe import RECIPES
+from ms_vit.runs.checkpoints import Checkpoints
 
 RECIPE = """# Light and dark.
 # Expected: {expected}
@@ -28,7 +29,7 @@ data: {{name: few, holdout: {holdout}}}
 model: {{image_size: 32, patch_size: 8, dim: 16, depth: 1, num_heads: 2, mlp_dim: 16}}
 augment:
   train: ["Decode()", "Normalize(mean, std)", "HWC2CHW()"]
-  eval: ["Decode()", "Normalize(mean, std)", "HWC2CHW()"]
+  eval: ["Decode()", "Resize((image_size, image_size))", "Normalize(mean, std)", "HWC2CHW()"]
 train: {{epochs: {epochs}, batch_size: 4, log_every: 1}}
 """
 
@@ -109,24 +110,27 @@ def test_what_is_done_is_not_done_again(done, root, monkeypatch, capsys):
 
 
 def test_interrupted_it_saves_and_the_same_command_goes_on(root, tmp_path):
-    """Ctrl-C at the terminal goes to all processes of the group; a minute's run of many epochs is stopped early."""
-    file, folder = recipe(tmp_path, epochs=3000), tmp_path
-    command = [sys.executable, "-m", "benchmarks.recipes", *words(file, root, folder, "--seeds", "1")]
+    """As by Ctrl-C at a terminal, which sends it to all processes of the group: training must not get it twice."""
+    command = [sys.executable, "-m", "benchmarks.recipes", *words(recipe(tmp_path, epochs=60), root, tmp_path),
+               "--seeds", "1"]
     process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    metrics = folder / "work/tiny-0/metrics.jsonl"
-    wait_for(lambda: metrics.is_file() and '"val_top1"' in metrics.read_text())
+    run, log = tmp_path / "work/tiny-0", tmp_path / "work/tiny-0.log"
+    wait_for(lambda: log.is_file() and "epoch  1 of 60" in log.read_text())
     os.killpg(process.pid, signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130 and "tiny, seed 0: stopped; the same command goes on with it" in told
-    log = (folder / "work/tiny-0.log").read_text()
-    assert "which is saved" in log and not (folder / "results").exists()
-    reached = len([line for line in metrics.read_text().splitlines() if '"val_top1"' in line])
+    assert "which is saved" in log.read_text() and not (tmp_path / "results").exists()
+    before = json.loads((Checkpoints(run).newest() / "state.json").read_text())
+    assert before["step"] and before["seconds"] > 0
 
-    assert recipes.main(words(recipe(tmp_path, epochs=reached + 2), root, folder, "--seeds", "1")) == 1
-    assert "trained with another recipe" in (folder / "work/tiny-0.log").read_text()     # fewer epochs are another run
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipes, "agree", lambda *_: None)
-        assert reached < 3000
+    again = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert again.returncode == 0 and re.fullmatch(r"tiny, seed 0: top-1 [\d.]+ %.*\n", again.stderr), again.stderr
+    assert f"{run} has {before['epoch']} of 60 epochs; going on from" in log.read_text()
+    kept = tmp_path / "results/tiny-0"
+    record = json.loads((kept / "record.json").read_text())
+    assert record["seconds"] > before["seconds"]
+    lines = [json.loads(line) for line in (kept / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if "val_top1" in line] == [*range(1, 61)]
 
 
 @pytest.mark.parametrize(("how", "told", "code"), [
@@ -135,7 +139,6 @@ def test_interrupted_it_saves_and_the_same_command_goes_on(root, tmp_path):
     (["--options=--train.epochs many"], "expected int, got many", 2),
     (["--options='"], "--options can't be split into words (No closing quotation)", 2),
     (["--options=--run x"], "--run can't be among --options; give --work", 2),
-    (["--options=--data.holdout null"], "chooses the best epoch, and nothing in", 2),
     (["--root", "nowhere"], 'no folder nowhere/few; run "ms-vit download few --root nowhere"', 1),
 ])
 def test_a_wrong_option_gets_one_line_before_anything_runs(how, told, code, root, tmp_path, capsys):
@@ -158,8 +161,19 @@ def test_a_test_folder_beside_val_is_what_is_tested_on(root, tmp_path):
     (tmp_path / "few/val").rename(tmp_path / "few/test")
     shutil.copytree(root / "few/val", tmp_path / "few/val")
     for holdout in ("0.3", "null"):
-        file = recipe(tmp_path, holdout=holdout)
-        assert recipes.job(str(file), 0, tmp_path, None, []).split == "test"
+        job = recipes.job(str(recipe(tmp_path, holdout=holdout)), 0, tmp_path, None, [])
+        assert (job.split, job.checkpoint) == ("test", "BEST")
+
+
+def test_where_the_test_images_might_choose_the_epoch_the_last_is_tested(root, tmp_path):
+    job = recipes.job(str(recipe(tmp_path, holdout="null")), 0, root, None, [])
+    assert (job.split, job.checkpoint) == ("val", "LAST")
+
+
+def test_without_test_images_there_is_nothing_to_publish(root, tmp_path, capsys):
+    shutil.copytree(root / "few/train", tmp_path / "few/train")
+    told = error_of(words(recipe(tmp_path), tmp_path, tmp_path), capsys, 1)
+    assert "has nothing to test on besides what chooses the best epoch; put test images into" in told
 
 
 def test_a_run_that_fails_is_told_and_the_others_are_done(root, tmp_path, capsys, monkeypatch):
@@ -176,12 +190,16 @@ def test_a_run_that_fails_is_told_and_the_others_are_done(root, tmp_path, capsys
         f"tiny, seed {seed}: ms-vit train ended with 1: the run diverged\n" for seed in (0, 1))
 
 
-def test_two_looks_that_differ_are_not_published(done, tmp_path):
-    run = Path(shutil.copytree(done / "work/tiny-0", tmp_path / "run"))
+def test_two_looks_that_differ_are_not_published(done, root, tmp_path):
+    run = done / "work/tiny-0"
     scored = json.loads((done / "results/tiny-0/eval.json").read_text())
-    recipes.agree(run, "val", scored)
-    with pytest.raises(DataError, match="one of the two is wrong"):
-        recipes.agree(run, "val", scored | {"top1": (scored["top1"] + 0.5) % 1.0})
+    best = recipes.job(str(recipe(tmp_path)), 0, root, None, [])
+    last = replace(best, checkpoint="LAST")
+    held_out = json.loads((run / "metrics.jsonl").read_text().splitlines()[-2])["val_top1"]
+    for job, top1 in ((best, scored["top1"]), (last, held_out)):
+        recipes.agree(run, job, scored | {"top1": top1})
+        with pytest.raises(DataError, match="one of the two is wrong"):
+            recipes.agree(run, job, scored | {"top1": (top1 + 0.5) % 1.0})
 
 
 @pytest.mark.parametrize(("word", "told"), [
@@ -197,8 +215,8 @@ def test_of_a_path_the_last_name_is_published(word, told):
 def ran(recipe: str, seed: int, top1: float, *, minutes: float = 2.0, data: str = "few", options: str = "") -> Run:
     machine = {"date": "2026-11-25 07:00 UTC", "cpu": "CPU", "cores": 2, "load": seed / 2,
                "driver": "ms-vit 0.2 (git 1), mindspore 2.10.0, numpy 1"}
-    record = Record(recipe=recipe, seed=seed, options=options, split="val", precision="float32", parameters=1_234_567,
-                    seconds=60 * minutes, machine=machine)
+    record = Record(recipe=recipe, seed=seed, options=options, split="val", checkpoint="BEST",
+                    precision="float32", parameters=1_234_567, seconds=60 * minutes, machine=machine)
     return Run(record, data, 200, top1, 0.995, 10)
 
 
@@ -209,13 +227,13 @@ OTHERS = [Published("Theirs", "few", 89.5, "a page", top5=99.0, epochs=100, para
 
 def test_the_table_has_means_and_deviations_beside_what_is_published_on_the_same_data():
     page = accuracy.tables(ROWS, OTHERS)
-    assert ("| `one` | few, 200 of val/ | 1.23 M | 10 | 3 | 91.00 +- 1.00 | 99.50 +- 0.00 | float32 | 2.0 +- 0.0 | "
-            "Theirs 89.5 / 99, 100 epochs, 21.7 M |") in page
-    assert "| `two` | few, 200 of val/ | 1.23 M | 10 | 1 | 50.00 | 99.50 | float32 | 2.0 |  |" in page
+    assert ("| `one` | few, 200 of val/ | 1.23 M | 10, the best | 3 | 91.00 +- 1.00 | 99.50 +- 0.00 | float32 | "
+            "2.0 +- 0.0 | Theirs 89.5 / 99, 100 epochs, 21.7 M |") in page
+    assert "| `two` | few, 200 of val/ | 1.23 M | 10, the best | 1 | 50.00 | 99.50 | float32 | 2.0 |  |" in page
     assert "- 2 cores of CPU, MindSpore 2.10.0, 2026-11-25; load before 0.0 to 1.0" in page
-    assert "| Theirs | few | 21.7 M | 100 | 89.5 | 99 | a page |" in page and "Elsewhere" not in page
-    assert ROWS[0].expected == ("test top-1 91.00 +- 1.00 % (3 seeds), 2.0 +- 0.0 min on 2 cores (CPU, MindSpore 2.10.0, "
-                                "float32).")
+    assert "| Theirs | few | 21.7 M | 100 | 89.5 | 99 |  | a page |" in page and "Elsewhere" not in page
+    assert ROWS[0].expected == (
+        "test top-1 91.00 +- 1.00 % (3 seeds), 2.0 +- 0.0 min on 2 cores (CPU, MindSpore 2.10.0, float32).")
 
 
 def test_readme_header_and_chart_are_made_of_the_results(done, tmp_path, monkeypatch, capsys):
@@ -239,9 +257,8 @@ def test_labels_of_points_close_together_stay_apart(tmp_path):
     shown = accuracy.points([Row("one", [ran("one", 0, 0.9, data="cifar10")])], accuracy.read_published())
     accuracy.draw(tmp_path / "chart.png", shown)
     assert len(shown) > 15
-    heights = accuracy.spread_out([0.9, 0.91, 0.905, 1.0, 0.2][:0] or sorted([0.9, 0.91, 0.905, 1.0, 0.2]), 0.04)
-    assert all(b - a >= 0.04 - 1e-9 for a, b in zip(heights, heights[1:], strict=False)) and heights[-1] <= 1.0
-    assert heights[0] == 0.2
+    heights = accuracy.spread_out([0.25, 0.5, 0.5625, 0.96875, 1.0], 0.125)
+    assert heights == pytest.approx([0.25, 0.46875, 0.59375, 0.875, 1.0]) and accuracy.spread_out([], 0.125) == []
 
 
 @pytest.mark.parametrize(("damage", "told"), [
