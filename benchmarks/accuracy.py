@@ -289,7 +289,7 @@ def draw(file: Path, shown: Sequence[Point]) -> None:
     entries += [Line2D([], [], color="#555555", marker="o", linestyle="", label=f"{who}, {fill}", markersize=8,
                        markerfacecolor="#555555" if fill == "filled" else "none")
                 for who, fill in (("ms-vit", "filled"), ("published", "hollow"))]
-    left.legend(handles=entries, fontsize=8, loc="lower left", framealpha=0.7)
+    figure.legend(handles=entries, fontsize=8, loc="outside upper left", ncols=len(entries), frameon=False)
     told = json.dumps([asdict(point) for point in shown])
     write(file, lambda path: figure.savefig(path, dpi=110, format="png", metadata={"Description": told}))
 
