@@ -22,11 +22,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 from sklearn.isotonic import isotonic_regression
 
-from benchmarks.recipes import EVAL, METRICS, RECIPE, RECORD, Record
+from benchmarks.recipes import EVAL, METRICS, RECORD, Record
 from benchmarks.report import RESULTS, around, markdown, percent, spread, write
 from ms_vit import cli
-from ms_vit.errors import DataError, UserError
-from ms_vit.recipe import RECIPES, Recipe
+from ms_vit.errors import DataError
+from ms_vit.recipe import RECIPES
 from ms_vit.runs.metrics import read_metrics
 from ms_vit.writing import write_whole
 
@@ -182,9 +182,8 @@ def load_run(folder: Path) -> Run:
             raise ValueError(f"{RECORD} tells of {record.recipe}, seed {record.seed}")
         scored = json.loads((folder / EVAL).read_text())
         epochs = read_metrics(folder / METRICS)[1]
-        data = Recipe.load(folder / RECIPE).data.name
-        return Run(record, data, scored["images"], scored["top1"], scored["top5"], epochs[-1]["epoch"])
-    except (OSError, ValueError, KeyError, TypeError, IndexError, UserError) as error:
+        return Run(record, scored["data"], scored["images"], scored["top1"], scored["top5"], epochs[-1]["epoch"])
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise DataError(f"{folder} is no result of benchmarks.recipes ({type(error).__name__}: {error}); remove it, "
                         "and have it done again") from error
 

@@ -10,7 +10,6 @@ import json
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -286,7 +285,7 @@ def verb(words: Sequence[str], log: Path) -> dict[str, Any]:
         try:
             printed, _ = process.communicate()
         except KeyboardInterrupt:
-            process.send_signal(signal.SIGINT)
+            process.terminate()             # jobs in the background may ignore SIGINT
             try:
                 process.wait()
             except KeyboardInterrupt:
