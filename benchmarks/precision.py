@@ -11,7 +11,6 @@ import json
 import math
 import shlex
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.jobs import chosen
-from benchmarks.report import RESULTS, machine, markdown, on, text
+from benchmarks.recipes import verb
+from benchmarks.report import RESULTS, machine, markdown, on, percent, spread, text
 from ms_vit import cli
 from ms_vit.errors import DataError
 from ms_vit.progress import say
@@ -73,6 +73,7 @@ class Run:
     seconds: float
     images_per_second: float
     versions: str
+
 
 @dataclass
 class Finished:
@@ -144,16 +145,11 @@ def train(recipe: str, precision: str, seed: int, root: Path, weights: Path) -> 
     with tempfile.TemporaryDirectory(prefix="ms-vit-") as folder:
         run = Path(folder) / recipe
         words = [str(weights) if word == WEIGHTS else word for word in shlex.split(options)]
-        command = ["train", *words, "--data.root", str(root), "--train.precision", precision, "--train.seed", str(seed),
-                   "--run", str(run), "--json"]
         started = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", "ms_vit", *command], capture_output=True, text=True)
+        trained = verb(["train", *words, "--data.root", str(root), "--train.precision", precision,
+                        "--train.seed", str(seed), "--run", str(run)], run.with_suffix(".log"))
         seconds = time.perf_counter() - started
-        if done.returncode:
-            told = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-            raise DataError(f"ms-vit {shlex.join(command)} ended with {done.returncode}: {told}")
         last = read_metrics(run / "metrics.jsonl")[1][-1]
-    trained = json.loads(done.stdout.splitlines()[-1])
     return Run(recipe=recipe, options=options, precision=precision, seed=seed, top1=last["val_top1"],
                best=trained["best"], train_loss=last["train_loss"], val_loss=last["val_loss"],
                seconds=round(seconds, 1), images_per_second=trained["images_per_second"], versions=versions())
@@ -207,16 +203,6 @@ def page(name: str, command: str, machine: str, runs: Sequence[Run]) -> str:
              "\n".join(recipes), markdown(table(runs)), "\n".join(f"- {line}" for line in verdicts(runs)),
              "By " + ", and ".join(dict.fromkeys(run.versions for run in runs))]
     return "\n\n".join(filter(None, parts)) + "\n"
-
-
-def percent(shares: Sequence[float]) -> str:
-    return spread([100 * share for share in shares], 2)
-
-
-def spread(values: Sequence[float], digits: int) -> str:
-    """Mean and standard deviation; of one value, that."""
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} +- {statistics.stdev(values):.{digits}f}"
 
 
 def main(argv: list[str] | None = None) -> int:

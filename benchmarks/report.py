@@ -4,7 +4,9 @@ import datetime
 import json
 import os
 import platform
-from collections.abc import Callable
+import re
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from matplotlib.figure import Figure
 from benchmarks.contenders import cores
 from benchmarks.jobs import Job
 from benchmarks.measure import Row
+from ms_vit.errors import DataError
 from ms_vit.runs.folder import versions
 
 RESULTS = Path(__file__).parent / "results"
@@ -84,6 +87,30 @@ def markdown(rows: list[list[str]]) -> str:
     header, *body = ([cell.replace("|", "\\|") for cell in row] for row in rows)
     rule = [":--", ":--", *["--:"] * (len(header) - 2)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *body))
+
+
+def percent(shares: Sequence[float]) -> str:
+    return spread([100 * share for share in shares], 2)
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Mean and standard deviation; of one value, that."""
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} +- {statistics.stdev(values):.{digits}f}"
+
+
+def around(page: Path, what: str) -> tuple[str, tuple[str, str], str]:
+    """What stands in a page before its markers, <!-- WHAT: ... --> and <!-- end of WHAT -->; what the first one names,
+    and what stands between them; what stands after.
+
+    Raises DataError where there are no markers.
+    """
+    text = page.read_text(encoding="utf-8")
+    found = re.search(rf"<!-- {what}: (.*?) -->\n(.*?)\n<!-- end of {what} -->", text, re.DOTALL)
+    if not found:
+        raise DataError(f'{page} has no lines "<!-- {what}: -->" and "<!-- end of {what} -->"; put them where the '
+                        "tables are to stand")
+    return text[:found.start()], (found[1], found[2]), text[found.end():]
 
 
 def machine() -> dict[str, Any]:

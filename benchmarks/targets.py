@@ -4,7 +4,6 @@ README's tables of figures are this module's output; tests/test_benchmarks.py ho
 """
 
 import json
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.jobs import MODELS, Job, Mode
 from benchmarks.measure import Row, Spread
-from benchmarks.report import markdown, number, on
+from benchmarks.report import around, markdown, number, on
 from ms_vit import cli
 from ms_vit.errors import DataError
 from ms_vit.writing import write_whole
@@ -107,21 +106,9 @@ def targets(results: list[Path], readme: Path | None = None) -> Page:
     print(page)
     if readme:
         files = " ".join(path.as_posix() for path in results)
-        before, _, after = around(readme.read_text(encoding="utf-8"), readme)
+        before, _, after = around(readme, "targets")
         write_whole(readme, f"{before}<!-- targets: {files} -->\n{page}\n<!-- end of targets -->{after}")
     return Page(page)
-
-
-def around(text: str, name: Path) -> tuple[str, tuple[str, str], str]:
-    """What stands before a page's markers; the files that these name, and what stands between them; what stands after.
-
-    Raises DataError where there are no markers.
-    """
-    found = re.search(r"<!-- targets: (.*?) -->\n(.*?)\n<!-- end of targets -->", text, re.DOTALL)
-    if not found:
-        raise DataError(f'{name} has no lines "<!-- targets: -->" and "<!-- end of targets -->"; put them where the '
-                        "tables are to stand")
-    return text[:found.start()], (found[1], found[2]), text[found.end():]
 
 
 def load(path: Path) -> Result:

@@ -1,6 +1,7 @@
 """ms-vit train: train a ViT by a recipe; the same command on an existing run resumes it."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,15 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def main(argv: list[str] | None = None) -> int:
-    # --model NAME and --weights FILE, as the other verbs have them.
+def whole(words: Sequence[str]) -> list[str]:
+    """The command line with a recipe's keys for --model NAME and --weights FILE, as the other verbs have them."""
     short = {"--model": "--model.name", "--weights": "--model.weights"}
-    words = [word.partition("=") for word in (sys.argv[1:] if argv is None else argv)]
-    argv = [short.get(name, name) + equals + value for name, equals, value in words]
-    return cli.run(train, argv, arguments=arguments, call=call)
+    parts = [word.partition("=") for word in words]
+    return [short.get(name, name) + equals + value for name, equals, value in parts]
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(train, whole(sys.argv[1:] if argv is None else argv), arguments=arguments, call=call)
 
 
 if __name__ == "__main__":

@@ -284,5 +284,5 @@ def test_what_targets_cannot_read_gets_one_line_and_leaves_the_page(content, tol
 def test_the_figures_of_the_readme_are_those_of_the_recorded_results(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     readme = Path("README.md")
-    _, (files, between), _ = targeting.around(readme.read_text(), readme)
+    _, (files, between), _ = targeting.around(readme, "targets")
     assert between == targeting.tables([targeting.load(Path(file)) for file in files.split()])

@@ -46,7 +46,7 @@ CHANGES = {"train.epochs": EPOCHS, "train.batch_size": 16, "train.log_every": 1,
            "model.dim": 16, "model.mlp_dim": 32, "model.num_heads": 2, "model.dropout": 0.1,
            "model.attention_dropout": 0.1, "model.drop_path": 0.2, "augment.mixup": 0.4, "augment.cutmix": 1.0,
            "augment.repeats": 2, "augment.alternate_flip": True, "schedule.warmup_epochs": 0.5, "data.workers": 2}
-TIMES = {"images_per_second", "data_wait", "validation_seconds"}
+TIMES = {"images_per_second", "data_wait", "validation_seconds", "seconds"}
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ a moving average of its weights; then that is what is validated, and what other 
 import hashlib
 import json
 import shutil
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ class TrainState:
 
     step: optimiser steps done. epoch: epochs done, validation included. workers: threads that read images, by whose
     number the random draws of augmentation are shared out. precision: of matrix products. images: a hash of their
-    names. rollbacks: to an earlier checkpoint, each with half the learning rate.
+    names. rollbacks: to an earlier checkpoint, each with half the learning rate. seconds: of training so far, in
+    whatever processes: validation, saving and compiling included, what an interruption undid not.
     """
 
     step: int = 0
@@ -43,6 +44,7 @@ class TrainState:
     loss_sum: float = 0.0       # of the epoch under way
     loss_level: float = 0.0     # its running mean, see Divergence of training/
     rollbacks: int = 0
+    seconds: float = field(default=0.0, compare=False)
 
 
 class Checkpoints:
@@ -137,8 +139,8 @@ def read_state(folder: Path) -> TrainState:
     """The state of the run at a checkpoint. Raises DataError where state.json is none."""
     try:
         read = json.loads((folder / STATE).read_bytes())
-        values = {field.name: read.get(field.name, field.default) for field in fields(TrainState)}
-        if any(type(values[field.name]) is not type(field.default) for field in fields(TrainState)):
+        values = {each.name: read.get(each.name, each.default) for each in fields(TrainState)}
+        if any(type(values[each.name]) is not type(each.default) for each in fields(TrainState)):
             raise ValueError
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(f"{folder / STATE} is no state of a run; remove {folder}, and the same command goes on from "

@@ -8,7 +8,8 @@ from pathlib import Path
 class Training:
     """What a run came to: its folder, its optimiser steps, its speed, its best validation top-1.
 
-    data_wait: the share of the training time, from 0 to 1, that was spent waiting for data.
+    data_wait: the share of the training time, from 0 to 1, that was spent waiting for data. seconds: that the training
+    took, in all the processes that it went on in. parameters: of the network. precision: of its matrix products.
     """
 
     run: Path
@@ -16,3 +17,6 @@ class Training:
     images_per_second: float
     best: float
     data_wait: float
+    seconds: float
+    parameters: int
+    precision: str

@@ -220,11 +220,14 @@ class Trainer(Callback):
         # The cache knows our sources, and none of other packages' parts.
         self.cached = {"step"} if any(not part.__module__.startswith("ms_vit.") for part in builders) else set()
 
+    @property
+    def parameters(self) -> int:
+        return sum(parameter.size for parameter in self.net.get_parameters())
+
     def describe(self) -> None:
         """Says what is about to happen."""
         prepared, title = self.spec.preprocessing, self.recipe.model.title
-        parameters = sum(parameter.size for parameter in self.net.get_parameters())
-        say(f"{title}: {parameters:,} parameters, {len(self.spec.labels)} classes, on {self.device} "
+        say(f"{title}: {self.parameters:,} parameters, {len(self.spec.labels)} classes, on {self.device} "
             f"({self.state.precision}, {'compiled' if self.operators else 'MindSpore'} kernels)")
         say(f"{self.recipe.data.folder}: {self.batches.steps} training batches of {self.recipe.train.batch_size}, "
             f"{self.validation.steps} for validation")
@@ -240,7 +243,7 @@ class Trainer(Callback):
 
         Raises DataError where it diverges, Interrupted, once it is saved, where it is asked to stop.
         """
-        began = time.perf_counter()
+        began = self.counted = time.perf_counter()
         if self.recipe.train.on_divergence == "rollback" and self.state.step == 0:
             self.save()                 # there must be something to go back to
         self.stop.patient = True
@@ -256,6 +259,12 @@ class Trainer(Callback):
                 raise
         self.stop.patient = False
         self.seconds = time.perf_counter() - began
+
+    def count_seconds(self) -> None:
+        """Adds what has passed since the last call to the state."""
+        now = time.perf_counter()
+        self.state.seconds += now - self.counted
+        self.counted = now
 
     @property
     def done(self) -> int:
@@ -347,12 +356,13 @@ class Trainer(Callback):
         best = scores.top1 > state.best_top1
         if best:
             state.best_top1, state.best_step = scores.top1, state.step
+        self.count_seconds()
         if self.world.writes:
             self.metrics.write(
                 step=state.step, epoch=state.epoch, train_loss=train_loss, val_loss=scores.loss, val_top1=scores.top1,
                 val_top5=scores.top5, images_per_second=round(self.throughput.images_per_second, 1),
                 data_wait=round(self.data_wait.share(self.epoch_began), 4),
-                validation_seconds=round(scores.seconds, 2))
+                validation_seconds=round(scores.seconds, 2), seconds=round(state.seconds, 1))
         say(f"epoch {state.epoch:{len(str(epochs))}} of {epochs}: loss {train_loss:.3f}, "
             f"val loss {scores.loss:.3f}, top-1 {100 * scores.top1:.2f} %, top-5 {100 * scores.top5:.2f} %"
             + (" (best)" if best else ""))
@@ -363,6 +373,7 @@ class Trainer(Callback):
         """Writes the run as it is, every step that was taken included. Where that fails, training goes on."""
         began, self.save_failed = time.perf_counter(), ""
         self.look()
+        self.count_seconds()
         if self.world.writes:
             about = {"recipe": self.recipe.as_dict(), "versions": folder.versions()}
             try:
@@ -390,7 +401,7 @@ class Trainer(Callback):
                             "optimizer.lr or lengthen schedule.warmup_epochs, and give another --run")
         rollbacks = state.rollbacks + 1
         say(f"{happened}; going on from {good} with the learning rate halved, for the {rollbacks}. time of {ROLLBACKS}")
-        self.state = replace(read_state(good), rollbacks=rollbacks)
+        self.state = replace(read_state(good), rollbacks=rollbacks, seconds=state.seconds)
         self.throughput.go_back(self.state.step)
         if self.world.writes:
             self.metrics.rewind(self.state)
@@ -440,7 +451,8 @@ class Trainer(Callback):
         chosen_by = "val" if self.layout.val.part == "all" else f"what is held out of {self.layout.val.folder}"
         say(f"best top-1 on {chosen_by}: {100 * best:.2f} %; checkpoints, metrics and curves.png are in {self.run}")
         return Training(self.run, self.state.step, round(self.throughput.images_per_second, 1), best,
-                        round(self.data_wait.share(), 4))
+                        round(self.data_wait.share(), 4), round(self.state.seconds, 1), self.parameters,
+                        self.state.precision)
 
 
 def data_folder(recipe: Recipe) -> Path:
