@@ -197,35 +197,89 @@ def test_layer_norm_equals_the_native_one_with_any_epsilon(form, epsilon):
     close(norm(x), nn.LayerNorm((24,), epsilon=epsilon)(x).asnumpy())
 
 
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("height", "width", "channels"), [(1, 1, 1), (4, 6, 3), (7, 5, 20)])
-def test_a_strided_convolution_and_its_gradients_equal_the_definition(form, height, width, channels):
-    conv = kernels.StridedConv(channels, 6)
+def test_a_convolution_and_its_gradients_equal_the_definition(form, height, width, channels, stride):
+    conv = kernels.Conv(channels, 6, stride=stride)
     weight, bias = normal(6, channels, 3, 3, seed=1), normal(6, seed=2)
     conv.weight.set_data(ms.Tensor(weight))
     conv.bias.set_data(ms.Tensor(bias))
     x = normal(2, height, width, channels)
-    dout = normal(2, (height + 1) // 2, (width + 1) // 2, 6, seed=3)
-    close(conv(ms.Tensor(x)), reference.strided_conv(x.astype(np.float64), weight, bias), scale=4 * math.sqrt(channels))
+    dout = normal(2, -(-height // stride), -(-width // stride), 6, seed=3)
+    wanted = convolution(x, weight, bias, dout, stride)
+    close(conv(ms.Tensor(x)), wanted[0], scale=4 * math.sqrt(channels))
+    actual = gradients_of(conv, [ms.Tensor(x)], ms.Tensor(dout))
+    for ours, each in zip(actual, wanted[1:], strict=True):
+        close(ours, each, scale=max(4.0, np.abs(each).max()))
 
+
+def convolution(x, weight, bias, dout, stride):
+    """The output [B, H', W', D] of a 3x3 convolution, and the gradients by x, weight and bias, in float64."""
+    height, width = x.shape[1:3]
     padded, by_weight = np.pad(x.astype(np.float64), ((0, 0), (1, 1), (1, 1), (0, 0))), np.zeros(weight.shape)
-    by_input = np.zeros(padded.shape)
+    out, by_input = np.zeros(dout.shape), np.zeros(padded.shape)
     for i in range(3):
         for j in range(3):
-            seen = (slice(None), slice(i, i + height, 2), slice(j, j + width, 2))
+            seen = (slice(None), slice(i, i + height, stride), slice(j, j + width, stride))
+            out += padded[seen] @ weight[:, :, i, j].T.astype(np.float64)
             by_weight[:, :, i, j] = np.einsum("bhwd,bhwc->dc", dout, padded[seen])
             by_input[seen] += dout @ weight[:, :, i, j].astype(np.float64)
-    by_input = by_input[:, 1:-1, 1:-1]
-    actual = gradients_of(conv, [ms.Tensor(x)], ms.Tensor(dout))
-    for ours, wanted in zip(actual, [by_input, by_weight, dout.astype(np.float64).sum((0, 1, 2))], strict=True):
-        close(ours, wanted, scale=max(4.0, np.abs(wanted).max()))
+    return out + bias, by_input[:, 1:-1, 1:-1], by_weight, dout.astype(np.float64).sum((0, 1, 2))
 
 
-def test_a_strided_convolution_equals_the_native_one(form):
-    ours, native = kernels.StridedConv(5, 8), nn.Conv2d(5, 8, 3, stride=2, pad_mode="pad", padding=1, has_bias=True)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_convolution_equals_the_native_one(form, stride):
+    ours = kernels.Conv(5, 8, stride=stride)
+    native = nn.Conv2d(5, 8, 3, stride=stride, pad_mode="pad", padding=1, has_bias=True)
     native.weight.set_data(ours.weight)
     native.bias.set_data(ours.bias)
     x = normal(2, 5, 9, 6)
     close(ours(ms.Tensor(x.transpose(0, 2, 3, 1))), native(ms.Tensor(x)).asnumpy().transpose(0, 2, 3, 1))
+
+
+def test_max_pooling_and_its_gradient_equal_pytorchs(form):
+    torch = pytest.importorskip("torch")
+    pool, x, dout = kernels.MaxPool(), normal(3, 6, 10, 5), normal(3, 3, 5, 5, seed=1)
+    theirs = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
+    out = torch.nn.functional.max_pool2d(theirs, 2)
+    out.backward(torch.tensor(dout.transpose(0, 3, 1, 2)))
+    close(pool(ms.Tensor(x)), out.detach().numpy().transpose(0, 2, 3, 1))
+    gradient = gradients_of(pool, [ms.Tensor(x)], ms.Tensor(dout))[0]
+    close(gradient, theirs.grad.numpy().transpose(0, 2, 3, 1))
+
+
+def test_of_equal_pixels_one_gets_the_gradient():
+    if not compiled.wanted():
+        pytest.skip("MindSpore's operators share it out")
+    ones = ms.Tensor(np.ones((1, 2, 2, 3), np.float32))
+    gradient = gradients_of(kernels.MaxPool(), [ones], ms.Tensor(np.full((1, 1, 1, 3), 5, np.float32)))[0]
+    assert gradient.asnumpy().reshape(4, 3).tolist() == [[5, 5, 5], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("shape", [(700, 5), (2, 9, 4, 20)])
+def test_batch_norm_its_gradients_and_running_moments_equal_pytorchs(form, shape):
+    torch = pytest.importorskip("torch")
+    norm, theirs = kernels.BatchNorm(shape[-1]), torch.nn.BatchNorm1d(shape[-1], dtype=torch.float64)
+    weight, bias, x, dout = normal(shape[-1]), normal(shape[-1], seed=1), normal(*shape, seed=2) + 3, normal(*shape, seed=3)
+    for ours, other, value in ((norm.weight, theirs.weight, weight), (norm.bias, theirs.bias, bias)):
+        ours.set_data(ms.Tensor(value))
+        other.data = torch.tensor(value, dtype=torch.float64)
+    rows = torch.tensor(x.reshape(-1, shape[-1]), dtype=torch.float64, requires_grad=True)
+    out = theirs(rows)
+    out.backward(torch.tensor(dout.reshape(-1, shape[-1]), dtype=torch.float64))
+    norm.set_train()
+    actual = gradients_of(norm, [ms.Tensor(x)], ms.Tensor(dout))
+    wanted = [rows.grad.numpy().reshape(shape), theirs.weight.grad.numpy(), theirs.bias.grad.numpy()]
+    for ours, each in zip(actual, wanted, strict=True):
+        close(ours, each, scale=max(4.0, np.abs(each).max()))
+    close(norm.running_mean, theirs.running_mean.numpy())
+    close(norm.running_var, theirs.running_var.numpy())
+    close(norm(ms.Tensor(x)), out.detach().numpy().reshape(shape), scale=8.0)
+    theirs.eval()
+    norm.running_mean.set_data(ms.Tensor(theirs.running_mean.numpy(), ms.float32))
+    norm.running_var.set_data(ms.Tensor(theirs.running_var.numpy(), ms.float32))
+    norm.set_train(False)
+    close(norm(ms.Tensor(x)), theirs(rows).detach().numpy().reshape(shape), scale=8.0)
 
 
 def attention(qkv, heads, dout):
@@ -380,7 +434,8 @@ from ms_vit.models.kernels import compiled, dropout
 assert compiled.wanted()
 digest = hashlib.sha256()
 cells = [(kernels.Attend(3, 20), (2, 90, 180), (2, 90, 60)), (kernels.LayerNorm(48), (500, 48), (500, 48)),
-         (kernels.Gelu("exact"), (500, 48), (500, 48)), (compiled.Windows(), (3, 31, 20, 5), (3, 16, 10, 45))]
+         (kernels.Gelu("exact"), (500, 48), (500, 48)), (compiled.Windows(), (3, 31, 20, 5), (3, 16, 10, 45)),
+         (compiled.Windows(1), (3, 31, 20, 5), (3, 31, 20, 45)), (compiled.MaxPool(), (3, 32, 20, 5), (3, 16, 10, 5))]
 for cell, inputs, outputs in cells:
     for tensor in gradients_of(cell, [ms.Tensor(normal(*inputs))], ms.Tensor(normal(*outputs, seed=1))):
         digest.update(tensor.asnumpy().tobytes())

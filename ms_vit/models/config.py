@@ -9,6 +9,7 @@ from ms_vit import limits
 from ms_vit.errors import UsageError
 
 Pool = Literal["cls", "mean", "flatten"]
+StemForm = Literal["strided", "pooled"]
 GeluKind = Literal["exact", "tanh"]
 
 # Dosovitskiy et al. 2020, table 1 (base, large); Touvron et al. 2021, "DeiT", table 1 (tiny, small).
@@ -20,7 +21,7 @@ SIZES = {
 }
 PATCHES = (8, 14, 16, 32)
 HEAD_DIM = 64       # of every published ViT
-WORDS = {"pool": ("cls", "mean", "flatten"), "gelu": ("exact", "tanh")}
+WORDS = {"pool": ("cls", "mean", "flatten"), "gelu": ("exact", "tanh"), "stem_form": ("strided", "pooled")}
 FLAGS = ("class_token", "distilled", "class_position", "layer_scale", "fc_norm")
 SHARES = ("dropout", "attention_dropout", "drop_path")      # of training alone: no weights tell of them
 RENAMED = {"norm_after_pool": "fc_norm"}                    # keys of files that version 0.1.0 wrote
@@ -44,8 +45,9 @@ class ViTConfig:
         head_dim: width of a head; dim / num_heads where not given.
         pool: what the head sees - cls, the class token (the paper); mean, that of the patch tokens (Beyer et al. 2022);
             flatten, all patch tokens side by side.
-        stem: channels of 3x3 convolutions ahead of the patches, each halving the image, e.g. [24, 48, 96, 192] for
-            patches of 16 pixels (Xiao et al. 2021).
+        stem: channels of the stages of 3x3 convolutions ahead of the patches, each halving the image, e.g.
+            [24, 48, 96, 192] for patches of 16 pixels (Xiao et al. 2021).
+        stem_form: what a stage is - strided, one convolution with LayerNorm; pooled, two with BatchNorm and max pooling.
         dropout: share dropped after positions, attention and MLP layers.
         attention_dropout: share of attention weights dropped.
         drop_path: stochastic depth of the last block.
@@ -70,6 +72,7 @@ class ViTConfig:
     head_dim: int = None            # type: ignore[assignment]      # __post_init__ settles it
     pool: Pool = "cls"
     stem: tuple[int, ...] = ()
+    stem_form: StemForm = "strided"
     dropout: float = 0.0
     attention_dropout: float = 0.0
     drop_path: float = 0.0

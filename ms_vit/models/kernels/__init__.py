@@ -198,26 +198,30 @@ class PatchConv(nn.Cell):
         return x.reshape(b, (h // p) * (w // p), -1)
 
 
-class StridedConv(nn.Cell):
-    """A 3x3 convolution at stride 2, channels last: [B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), D].
+class Conv(nn.Cell):
+    """A 3x3 convolution at stride 1 or 2, channels last: [B, H, W, C] -> [B, H / stride, W / stride, D], rounded up.
 
     On the CPU a matrix product of its windows, since the forward of MindSpore 2.10's own Conv2d is slow there. Zeros
     surround the image; the weight keeps the shape of a convolution, [D, C, 3, 3].
     """
 
-    def __init__(self, channels: int, dim: int):
+    def __init__(self, channels: int, dim: int, *, stride: int):
         super().__init__()
         self.dim = dim
+        self.stride = stride
         self.weight = Parameter(initializer(HeUniform(negative_slope=math.sqrt(5)), (dim, channels, 3, 3)))
         self.bias = Parameter(initializer("zeros", (dim,)))
-        self.fused = compiled.Windows() if compiled.wanted() else None
-        self.native = None if on("CPU") else ops.Conv2D(dim, 3, stride=2, pad_mode="pad", pad=1)
+        self.whole = bfloat16.Conv() if stride == 1 and bfloat16.wanted() else None
+        self.fused = compiled.Windows(stride) if compiled.wanted() else None
+        self.native = None if on("CPU") else ops.Conv2D(dim, 3, stride=stride, pad_mode="pad", pad=1)
         self.linear = Linear()
 
     def construct(self, x):
         if self.native is not None:
             y = self.native(x.transpose(0, 3, 1, 2), self.weight)
             return ops.bias_add(y, self.bias).transpose(0, 2, 3, 1)
+        if self.whole is not None:
+            return self.whole(x, self.weight.transpose(0, 2, 3, 1), self.bias)
         x = self.fused(x) if self.fused is not None and x.dtype == ms.float32 else self.windows(x)
         b, h, w, c = x.shape
         x = self.linear(x.reshape(-1, c), self.weight.transpose(0, 2, 3, 1).reshape(-1, c), self.bias)
@@ -225,12 +229,65 @@ class StridedConv(nn.Cell):
 
     def windows(self, x):
         """As compiled.Windows. Strided slices would do, but their gradient fails on the CPU."""
-        b, h, w, c = (x.shape[0], (x.shape[1] + 1) // 2, (x.shape[2] + 1) // 2, x.shape[3])
+        stride = self.stride
+        b, h, w, c = (x.shape[0], -(-x.shape[1] // stride), -(-x.shape[2] // stride), x.shape[3])
         x = ops.pad(x, (0, 0, 1, 1, 1, 1))
         around = ops.arange(3)
-        x = ops.gather(x, (2 * ops.arange(h).reshape(-1, 1) + around).reshape(-1), 1)          # [B, 3 * H / 2, W, C]
-        x = ops.gather(x, (2 * ops.arange(w).reshape(-1, 1) + around).reshape(-1), 2)
+        x = ops.gather(x, (stride * ops.arange(h).reshape(-1, 1) + around).reshape(-1), 1)     # [B, 3 * H', W, C]
+        x = ops.gather(x, (stride * ops.arange(w).reshape(-1, 1) + around).reshape(-1), 2)
         return x.reshape(b, h, 3, w, 3, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h, w, 9 * c)
+
+
+class MaxPool(nn.Cell):
+    """The largest of each 2x2 pixels, channels last: [B, H, W, C] -> [B, H / 2, W / 2, C]; H and W must be even."""
+
+    def __init__(self):
+        super().__init__()
+        self.fused = compiled.MaxPool() if compiled.wanted() else None
+
+    def construct(self, x):
+        if self.fused is not None and x.dtype == ms.float32:
+            return self.fused(x)
+        b, h, w, c = x.shape
+        return x.reshape(b, h // 2, 2, w // 2, 2, c).max(4).max(2)
+
+
+class BatchNorm(nn.Cell):
+    """Batch normalisation of the last axis (Ioffe & Szegedy 2015): [..., C] -> [..., C].
+
+    In training by mean and variance of the batch, which the running ones follow: the tenth part of each batch's, as in
+    PyTorch. These normalise in evaluation.
+    """
+
+    MOMENTUM = 0.1
+
+    def __init__(self, channels: int, *, epsilon: float = 1e-5):
+        super().__init__()
+        self.weight = Parameter(initializer("ones", (channels,)))
+        self.bias = Parameter(initializer("zeros", (channels,)))
+        self.running_mean = Parameter(initializer("zeros", (channels,)), requires_grad=False)
+        self.running_var = Parameter(initializer("ones", (channels,)), requires_grad=False)
+        self.epsilon = epsilon
+        self.fused = compiled.BatchNorm(epsilon) if compiled.wanted() else None
+
+    def construct(self, x):
+        if not self.training:
+            scale = self.weight / ops.sqrt(self.running_var + self.epsilon)
+            return (x * scale + (self.bias - self.running_mean * scale)).astype(x.dtype)
+        kind, x = x.dtype, x.astype(ms.float32)
+        if self.fused is not None:
+            y, mean, var = self.fused(x, self.weight, self.bias)
+        else:
+            over = tuple(range(x.ndim - 1))
+            mean = x.mean(over)
+            var = ops.square(x - mean).mean(over)
+            y = (x - mean) / ops.sqrt(var + self.epsilon) * self.weight + self.bias
+        count = x.size // x.shape[-1]
+        mean = ops.stop_gradient(mean)
+        var = ops.stop_gradient(var) * (count / max(count - 1, 1))      # of all images, judged by this batch
+        y = ops.depend(y, ops.assign(self.running_mean, self.running_mean + self.MOMENTUM * (mean - self.running_mean)))
+        y = ops.depend(y, ops.assign(self.running_var, self.running_var + self.MOMENTUM * (var - self.running_var)))
+        return y.astype(kind)
 
 
 class Attend(nn.Cell):

@@ -413,6 +413,21 @@ void copy(const From* from, int64_t size, To* to) {
   for (int64_t i = 0; i < size; i += 16) store(to + i, first(size - i), some(from + i, size - i));
 }
 
+// The 3x3 windows around pixels begin to end, counted through all images, of x [B, H, W, C]: to[end - begin, 9 * C]
+inline void windows_of(const float* x, const int64_t* shape, int64_t begin, int64_t end, Half* to) {
+  const int64_t height = shape[1], width = shape[2], channels = shape[3];
+  for (int64_t at = begin; at < end; ++at) {
+    const int64_t w = at % width, h = at / width % height, left = std::max<int64_t>(w - 1, 0);
+    const int64_t beyond = std::min(w + 2, width);
+    for (int64_t i = h - 1; i < h + 2; ++i, to += 3 * channels) {
+      if (i < 0 || i >= height || w == 0 || w + 1 == width) std::fill_n(to, 3 * channels, Half{0});
+      if (0 <= i && i < height)
+        copy<float, Half>(x + (at + (i - h) * width + left - w) * channels, (beyond - left) * channels,
+                          to + (left - w + 1) * channels);
+    }
+  }
+}
+
 // y[rows, D] = dropout(GELU(x[rows, D] w1^T + b1)) w2^T + b2, of which the first row is number `begin`; `before`[rows, H] gets
 // the GELU's input, where it isn't null.
 template <class Gelu, class X>
@@ -573,6 +588,36 @@ KERNEL(dense_bfloat16_grad_weight) {
   });
   gradient.bias(floats(addresses)[3]);
   parallel(gradient.tasks(), [&](int64_t i) { gradient.weight(i, dweight); });
+  return 0;
+}
+
+// x [B, H, W, C], weight [N, 9 * C], bias [N] -> its 3x3 convolution at stride 1, [B, H, W, N]
+KERNEL(conv_bfloat16) {
+  const int64_t m = rows_of(dims[0], shapes[0]), k = 9 * shapes[0][3], n = shapes[2][0];
+  const Across weight(types[1], addresses[1], n, k);
+  const float *x = floats(addresses)[0], *bias = floats(addresses)[2];
+  float* y = floats(addresses)[3];
+  pieces(m, task_rows(m), [&](int64_t begin, int64_t end) {
+    const Room<Half> windows((end - begin) * k);
+    const Room<Pair> pairs((end - begin) * pairs_of_row(k));
+    windows_of(x, shapes[0], begin, end, windows);
+    dense<Half>(windows, end - begin, k, weight, bias, y + begin * n, n, pairs);
+  });
+  return 0;
+}
+
+// x [B, H, W, C], dy [B, H, W, N] -> dweight [N, 9 * C], dbias [N]
+KERNEL(conv_bfloat16_grad_weight) {
+  const int64_t m = rows_of(dims[0], shapes[0]), k = 9 * shapes[0][3], n = shapes[1][3];
+  const float *x = floats(addresses)[0], *dy = floats(addresses)[1];
+  WeightGradient gradient(m, k, n);
+  pieces(m, task_rows(m), [&](int64_t begin, int64_t end) {
+    const Room<Half> windows((end - begin) * k);
+    windows_of(x, shapes[0], begin, end, windows);
+    gradient.add<Half>(begin, end - begin, windows, dy + begin * n);
+  });
+  gradient.bias(floats(addresses)[3]);
+  parallel(gradient.tasks(), [&](int64_t i) { gradient.weight(i, floats(addresses)[2]); });
   return 0;
 }
 

@@ -454,18 +454,23 @@ KERNEL(dropout) {
   return 0;
 }
 
-// x [B, H, W, C] -> y [B, H', W', 9 * C], the 3x3 windows around every second pixel, with zeros beyond the border
+// Pixels from one window to the next, by what there is of each.
+int64_t stride_of(const int64_t* image, const int64_t* windows) {
+  return image[1] == windows[1] && image[2] == windows[2] ? 1 : 2;
+}
+
+// x [B, H, W, C] -> y [B, H', W', 9 * C], the 3x3 windows around every or every second pixel, with zeros beyond the border
 KERNEL(windows) {
   const float* x = floats(addresses)[0];
   float* y = floats(addresses)[1];
   const int64_t height = shapes[0][1], width = shapes[0][2], channels = shapes[0][3];
-  const int64_t rows = shapes[1][1], columns = shapes[1][2];
+  const int64_t rows = shapes[1][1], columns = shapes[1][2], stride = stride_of(shapes[0], shapes[1]);
   parallel(shapes[0][0] * rows, [&](int64_t row) {
     const float* image = x + row / rows * height * width * channels;
     float* to = y + row * columns * 9 * channels;
     for (int64_t column = 0; column < columns; ++column)
-      for (int64_t h = 2 * (row % rows) - 1, below = h + 3; h < below; ++h)
-        for (int64_t w = 2 * column - 1, beyond = w + 3; w < beyond; ++w, to += channels)
+      for (int64_t h = stride * (row % rows) - 1, below = h + 3; h < below; ++h)
+        for (int64_t w = stride * column - 1, beyond = w + 3; w < beyond; ++w, to += channels)
           if (0 <= h && h < height && 0 <= w && w < width)
             std::copy_n(image + (h * width + w) * channels, channels, to);
           else
@@ -479,22 +484,137 @@ KERNEL(windows_grad) {
   const float* dy = floats(addresses)[1];
   float* dx = floats(addresses)[2];
   const int64_t height = shapes[0][1], width = shapes[0][2], channels = shapes[0][3];
-  const int64_t rows = shapes[1][1], columns = shapes[1][2];
+  const int64_t rows = shapes[1][1], columns = shapes[1][2], stride = stride_of(shapes[0], shapes[1]);
   parallel(shapes[0][0] * height, [&](int64_t row) {
     const int64_t image = row / height, h = row % height;
     float* line = dx + row * width * channels;
     std::fill_n(line, width * channels, 0.0f);
-    for (int64_t i = (h + 1) % 2; i < 3; i += 2) {  // h is line i of the windows around line h + 1 - i
-      const int64_t around = (h + 1 - i) / 2;
-      if (around >= rows) continue;
+    for (int64_t i = (h + 1) % stride; i < 3; i += stride) {  // h is line i of the windows around line h + 1 - i
+      const int64_t around = (h + 1 - i) / stride;
+      if (h + 1 < i || around >= rows) continue;
       const float* from = dy + ((image * rows + around) * columns * 3 + i) * 3 * channels;
       for (int64_t column = 0; column < columns; ++column, from += 9 * channels)
         for (int64_t j = 0; j < 3; ++j) {
-          const int64_t w = 2 * column - 1 + j;
+          const int64_t w = stride * column - 1 + j;
           if (w < 0 || w >= width) continue;
           for (int64_t c = 0; c < channels; ++c) line[w * channels + c] += from[j * channels + c];
         }
     }
+  });
+  return 0;
+}
+
+// x [B, H, W, C] -> y [B, H / 2, W / 2, C], the largest of each 2x2 pixels
+KERNEL(max_pool) {
+  const float* x = floats(addresses)[0];
+  float* y = floats(addresses)[1];
+  const int64_t rows = shapes[1][1], columns = shapes[1][2], channels = shapes[0][3], line = shapes[0][2] * channels;
+  parallel(shapes[0][0] * rows, [&](int64_t row) {
+    for (int64_t column = 0; column < columns; ++column) {
+      const float* from = x + 2 * row * line + 2 * column * channels;
+      float* to = y + (row * columns + column) * channels;
+      for (int64_t c = 0; c < channels; ++c)
+        to[c] = std::max(std::max(from[c], from[channels + c]), std::max(from[line + c], from[line + channels + c]));
+    }
+  });
+  return 0;
+}
+
+// x [B, H, W, C], y [B, H / 2, W / 2, C], dy as y -> dx as x; of equal pixels the first has it
+KERNEL(max_pool_grad) {
+  const float *x = floats(addresses)[0], *y = floats(addresses)[1], *dy = floats(addresses)[2];
+  float* dx = floats(addresses)[3];
+  const int64_t rows = shapes[1][1], columns = shapes[1][2], channels = shapes[0][3], line = shapes[0][2] * channels;
+  parallel(shapes[0][0] * rows, [&](int64_t row) {
+    for (int64_t column = 0; column < columns; ++column) {
+      const int64_t at = 2 * row * line + 2 * column * channels, from = (row * columns + column) * channels;
+      for (int64_t c = 0; c < channels; ++c) {
+        const float largest = y[from + c], gradient = dy[from + c];
+        bool given = false;
+        for (const int64_t place : {at, at + channels, at + line, at + line + channels}) {
+          const bool here = !given && x[place + c] == largest;
+          dx[place + c] = here ? gradient : 0.0f;
+          given |= here;
+        }
+      }
+    }
+  });
+  return 0;
+}
+
+// Sums over the rows of [M, C], in one order: add(first row, row beyond, sums [K * C]) has the sums of some rows, zero at first.
+template <int K, class Add>
+std::vector<double> column_sums(int64_t rows, int64_t channels, const Add& add) {
+  constexpr int64_t GRAIN = 256;
+  const int64_t tasks = (rows + GRAIN - 1) / GRAIN, size = K * channels;
+  std::vector<float> parts(tasks * size);
+  pieces(rows, GRAIN, [&](int64_t begin, int64_t end) { add(begin, end, parts.data() + begin / GRAIN * size); });
+  std::vector<double> sums(size);
+  for (int64_t i = 0; i < tasks * size; ++i) sums[i % size] += parts[i];
+  return sums;
+}
+
+// x [..., C], weight [C], bias [C], epsilon [1] -> y [..., C], mean [C], variance [C]; both over all but the last axis
+KERNEL(batch_norm) {
+  const float *x = floats(addresses)[0], *weight = floats(addresses)[1], *bias = floats(addresses)[2];
+  const float epsilon = floats(addresses)[3][0];
+  float *y = floats(addresses)[4], *mean = floats(addresses)[5], *variance = floats(addresses)[6];
+  const int64_t channels = shapes[1][0], rows = size_of(shapes[0], dims[0] - 1);
+  const std::vector<double> sums = column_sums<1>(rows, channels, [&](int64_t begin, int64_t end, float* sum) {
+    for (int64_t row = begin; row < end; ++row)
+      for (int64_t c = 0; c < channels; ++c) sum[c] += x[row * channels + c];
+  });
+  for (int64_t c = 0; c < channels; ++c) mean[c] = static_cast<float>(sums[c] / rows);
+  const std::vector<double> squares = column_sums<1>(rows, channels, [&](int64_t begin, int64_t end, float* sum) {
+    for (int64_t row = begin; row < end; ++row)
+      for (int64_t c = 0; c < channels; ++c) {
+        const float off = x[row * channels + c] - mean[c];
+        sum[c] += off * off;
+      }
+  });
+  std::vector<float> scale(channels), shift(channels);
+  for (int64_t c = 0; c < channels; ++c) {
+    variance[c] = static_cast<float>(squares[c] / rows);
+    scale[c] = weight[c] / std::sqrt(variance[c] + epsilon);
+    shift[c] = bias[c] - mean[c] * scale[c];
+  }
+  pieces(rows, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row)
+      for (int64_t c = 0; c < channels; ++c) y[row * channels + c] = x[row * channels + c] * scale[c] + shift[c];
+  });
+  return 0;
+}
+
+// x [..., C], weight [C], epsilon [1], mean [C], variance [C], dy [..., C] -> dx [..., C], dweight [C], dbias [C]
+KERNEL(batch_norm_grad) {
+  const float *x = floats(addresses)[0], *weight = floats(addresses)[1], epsilon = floats(addresses)[2][0];
+  const float *mean = floats(addresses)[3], *variance = floats(addresses)[4], *dy = floats(addresses)[5];
+  float *dx = floats(addresses)[6], *dweight = floats(addresses)[7], *dbias = floats(addresses)[8];
+  const int64_t channels = shapes[1][0], rows = size_of(shapes[0], dims[0] - 1);
+  const std::vector<double> sums = column_sums<2>(rows, channels, [&](int64_t begin, int64_t end, float* sum) {
+    for (int64_t row = begin; row < end; ++row)
+      for (int64_t c = 0; c < channels; ++c) {
+        const float gradient = dy[row * channels + c];
+        sum[c] += gradient;
+        sum[channels + c] += gradient * (x[row * channels + c] - mean[c]);
+      }
+  });
+  // dx = scale * (dy - its mean - (x - mean) / variance * the mean of dy (x - mean))
+  std::vector<float> scale(channels), middle(channels), slope(channels);
+  for (int64_t c = 0; c < channels; ++c) {
+    const double rstd = 1 / std::sqrt(static_cast<double>(variance[c]) + epsilon);
+    dbias[c] = static_cast<float>(sums[c]);
+    dweight[c] = static_cast<float>(sums[channels + c] * rstd);
+    scale[c] = static_cast<float>(weight[c] * rstd);
+    middle[c] = static_cast<float>(sums[c] / rows);
+    slope[c] = static_cast<float>(sums[channels + c] * rstd * rstd / rows);
+  }
+  pieces(rows, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row)
+      for (int64_t c = 0; c < channels; ++c) {
+        const int64_t i = row * channels + c;
+        dx[i] = scale[c] * (dy[i] - middle[c] - slope[c] * (x[i] - mean[c]));
+      }
   });
   return 0;
 }

@@ -192,11 +192,15 @@ class Dropout(Single):
 
 
 class Windows(Single):
-    """The 3x3 windows around every second pixel: [B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), 9 * C], float32."""
+    """The 3x3 windows around every pixel, or every second: [B, H, W, C] -> [B, H / stride, W / stride, 9 * C], float32.
 
-    def __init__(self):
+    What is odd is rounded up.
+    """
+
+    def __init__(self, stride: int = 2):
         super().__init__()
-        self.forward = operator("windows", lambda x: [x[0], (x[1] + 1) // 2, (x[2] + 1) // 2, 9 * x[3]], lambda x: x)
+        self.forward = operator("windows", lambda x: [x[0], -(-x[1] // stride), -(-x[2] // stride), 9 * x[3]],
+                                lambda x: x)
         self.backward = operator("windows_grad", lambda x, dy: x, lambda x, dy: x)
 
     def construct(self, x):
@@ -204,6 +208,38 @@ class Windows(Single):
 
     def bprop(self, x, out, dout):
         return (self.backward(x, dout),)
+
+
+class MaxPool(Single):
+    """The largest of each 2x2 pixels, channels last: [B, H, W, C] -> [B, H / 2, W / 2, C], float32; H and W are even."""
+
+    def __init__(self):
+        super().__init__()
+        self.forward = operator("max_pool", lambda x: [x[0], x[1] // 2, x[2] // 2, x[3]], lambda x: x)
+        self.backward = operator("max_pool_grad", lambda x, y, dy: x, lambda x, y, dy: x)
+
+    def construct(self, x):
+        return self.forward(x)
+
+    def bprop(self, x, out, dout):
+        return (self.backward(x, out, dout),)
+
+
+class BatchNorm(Single):
+    """(x [..., C], weight [C], bias [C]) -> [..., C], and mean and variance [C] of all but the last axis; float32."""
+
+    def __init__(self, epsilon: float):
+        super().__init__()
+        self.epsilon = Tensor([epsilon], ms.float32)
+        self.forward = operator("batch_norm", lambda x, w, b, e: (x, w, w), lambda x, w, b, e: (x, x, x))
+        self.backward = operator("batch_norm_grad", lambda x, w, e, m, v, dy: (x, w, w),
+                                 lambda x, w, e, m, v, dy: (x, x, x))
+
+    def construct(self, x, weight, bias):
+        return self.forward(x, weight, bias, self.epsilon)
+
+    def bprop(self, x, weight, bias, out, dout):
+        return self.backward(x, weight, self.epsilon, out[1], out[2], dout[0])      # the moments are for looking at
 
 
 class SquareSum(Single):
