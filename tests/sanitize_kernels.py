@@ -65,6 +65,17 @@ def elementwise(library) -> None:
         windows = f"f2x{(h + 1) // 2}x{(w + 1) // 2}x{9 * c}"
         call(library, "windows", f"f2x{h}x{w}x{c}", windows)
         call(library, "windows_grad", f"f2x{h}x{w}x{c}", windows, f"f2x{h}x{w}x{c}")
+        call(library, "windows", f"f2x{h}x{w}x{c}", f"f2x{h}x{w}x{9 * c}")
+        call(library, "windows_grad", f"f2x{h}x{w}x{c}", f"f2x{h}x{w}x{9 * c}", f"f2x{h}x{w}x{c}")
+        pixels, pooled, row = f"f2x{2 * h}x{2 * w}x{c}", f"f2x{h}x{w}x{c}", f"f{c}"
+        call(library, "max_pool", pixels, pooled)
+        call(library, "max_pool_grad", pixels, pooled, pooled, pixels)
+        call(library, "batch_norm", pixels, row, row, "f1", pixels, row, row, given={3: [1e-5]})
+        call(library, "batch_norm_grad", pixels, row, "f1", row, row, pixels, pixels, row, row,
+             given={2: [1e-5], 4: 1.0})
+        if hasattr(library, "conv_bfloat16"):
+            call(library, "conv_bfloat16", pooled, f"f5x{9 * c}", "f5", f"f2x{h}x{w}x5")
+            call(library, "conv_bfloat16_grad_weight", pooled, f"f2x{h}x{w}x5", f"f5x{9 * c}", "f5")
 
 
 def rows(library, m: int, k: int, n: int) -> None:

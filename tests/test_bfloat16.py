@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore import nn
-from test_kernels import Layer, TwoLayers, attention, gradients_of, mlp_in_float64, normal, two_layers
+from test_kernels import Layer, TwoLayers, attention, convolution, gradients_of, mlp_in_float64, normal, two_layers
 
 import ms_vit
 from ms_vit.errors import UsageError
@@ -78,6 +78,31 @@ def test_a_dense_layer_and_its_gradients_equal_float64_within_rounding(able, m, 
 @given(m=st.integers(1, 150), k=st.integers(1, 150), n=st.integers(1, 150))
 def test_a_dense_layer_of_any_shape_does(able, m, k, n):
     check_dense(m, k, n)
+
+
+def check_conv(height, width, channels, dim):
+    x, weight = normal(3, height, width, channels), normal(dim, channels, 3, 3, seed=1)
+    bias, dout = normal(dim, seed=2), normal(3, height, width, dim, seed=3)
+    with bfloat16.computing_in("bfloat16"):
+        conv = kernels.Conv(channels, dim, stride=1)
+    assert isinstance(conv.whole, bfloat16.Conv)
+    conv.weight.set_data(ms.Tensor(weight))
+    conv.bias.set_data(ms.Tensor(bias))
+    made = [conv(ms.Tensor(x)), *gradients_of(conv, [ms.Tensor(x)], ms.Tensor(dout))]
+    sizes = convolution(*(np.abs(array) for array in (x, weight, bias, dout)), 1)      # of all products' factors
+    for ours, wanted, size in zip(made, convolution(x, weight, bias, dout, 1), sizes, strict=True):
+        within(ours, wanted, PRODUCT * size + 1e-5)
+
+
+@pytest.mark.parametrize(("height", "width", "channels", "dim"), [(1, 1, 1, 1), (9, 7, 3, 20), (8, 8, 70, 65)])
+def test_a_convolution_and_its_gradients_equal_float64_within_rounding(able, height, width, channels, dim):
+    check_conv(height, width, channels, dim)
+
+
+@settings(max_examples=8, deadline=None)
+@given(height=st.integers(1, 9), width=st.integers(1, 9), channels=st.integers(1, 40), dim=st.integers(1, 70))
+def test_a_convolution_of_any_shape_does(able, height, width, channels, dim):
+    check_conv(height, width, channels, dim)
 
 
 def test_factors_are_rounded_to_the_nearest_and_nothing_else_is(able):
