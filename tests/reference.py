@@ -34,20 +34,29 @@ def patches(x: np.ndarray, p: int) -> np.ndarray:
     return np.stack(rows, 1)
 
 
-def strided_conv(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """A 3x3 convolution at stride 2 with a border of zeros: [B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), D]."""
+def conv(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int) -> np.ndarray:
+    """A 3x3 convolution with a border of zeros: [B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), D]."""
     h, w = x.shape[1], x.shape[2]
     x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return bias + sum(x[:, i:i + h:2, j:j + w:2] @ weight[:, :, i, j].T for i in range(3) for j in range(3))
+    return bias + sum(x[:, i:i + h:stride, j:j + w:stride] @ weight[:, :, i, j].T for i in range(3) for j in range(3))
 
 
 def conv_stem(w: dict[str, np.ndarray], x: np.ndarray, p: int, form: str) -> np.ndarray:
     """[B, C, H, W] -> [B, N, C'], with zeros added as by `patches`."""
     x = np.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % p), (0, -x.shape[3] % p))).transpose(0, 2, 3, 1)
     for i in range(round(math.log2(p))):
-        conv, norm = f"patch_embed.stem.{i}.conv", f"patch_embed.stem.{i}.norm"
-        x = strided_conv(x, w[f"{conv}.weight"], w[f"{conv}.bias"])
-        x = gelu(layer_norm(x, w[f"{norm}.weight"], w[f"{norm}.bias"]), form)
+        stage = f"patch_embed.stem.{i}"
+        if f"{stage}.conv.weight" in w:
+            x = conv(x, w[f"{stage}.conv.weight"], w[f"{stage}.conv.bias"], 2)
+            x = gelu(layer_norm(x, w[f"{stage}.norm.weight"], w[f"{stage}.norm.bias"]), form)
+            continue
+        for part in (1, 2):
+            x = conv(x, w[f"{stage}.conv{part}.weight"], w[f"{stage}.conv{part}.bias"], 1)
+            if part == 1:
+                x = np.maximum.reduce([x[:, i::2, j::2] for i in range(2) for j in range(2)])
+            norm = {name: w[f"{stage}.norm{part}.{name}"] for name in ("weight", "bias", "running_mean", "running_var")}
+            x = (x - norm["running_mean"]) / np.sqrt(norm["running_var"] + 1e-5)
+            x = gelu(x * norm["weight"] + norm["bias"], form)
     return x.reshape(len(x), -1, x.shape[-1])
 
 
@@ -56,7 +65,7 @@ def vit(w: dict[str, np.ndarray], images: np.ndarray, *, patch_size: int, depth:
     """Logits [B, C] by weights under timm's names."""
     w = {name: array.astype(np.float64) for name, array in w.items()}
     kernel, images = w["patch_embed.proj.weight"], images.astype(np.float64)
-    stem = "patch_embed.stem.0.conv.weight" in w
+    stem = any(name.startswith("patch_embed.stem.") for name in w)
     x = conv_stem(w, images, patch_size, form) if stem else patches(images, patch_size)
     x = x @ kernel.reshape(len(kernel), -1).T + w["patch_embed.proj.bias"]
     if pool == "cls":

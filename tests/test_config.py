@@ -21,7 +21,8 @@ from ms_vit.weights.loading import load_weights, merged_config, read_pretrained
 
 SMALL = {"image_size": 16, "patch_size": 4, "num_classes": 3, "dim": 64, "depth": 1, "num_heads": 2, "mlp_dim": 16}
 ODD = {"channels": 1, "head_dim": 8, "pool": "mean", "gelu": "tanh", "epsilon": 1e-5, "class_token": True,
-       "registers": 2, "class_position": False, "layer_scale": True, "fc_norm": True, "drop_path": 0.1}
+       "registers": 2, "class_position": False, "layer_scale": True, "fc_norm": True, "drop_path": 0.1,
+       "stem_form": "pooled"}
 
 
 def saved(path, config: ViTConfig):

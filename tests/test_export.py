@@ -43,6 +43,7 @@ VARIANTS = {
     "mean alone": {"pool": "mean"},
     "distilled": {"distilled": True, "registers": 1, "channels": 1},
     "conv stem, padded": {"stem": [6, 8, 10], "image_size": (20, 28), "epsilon": 0.1},
+    "pooled stem": {"stem": [6, 8, 10], "stem_form": "pooled", "image_size": (20, 28)},
 }
 
 

@@ -47,7 +47,7 @@ class ViTConfig:
             flatten, all patch tokens side by side.
         stem: channels of the stages of 3x3 convolutions ahead of the patches, each halving the image, e.g.
             [24, 48, 96, 192] for patches of 16 pixels (Xiao et al. 2021).
-        stem_form: what a stage is - strided, one convolution with LayerNorm; pooled, two with BatchNorm and max pooling.
+        stem_form: what a stage is - strided, one convolution with LayerNorm; pooled, two with BatchNorm and a pooling.
         dropout: share dropped after positions, attention and MLP layers.
         attention_dropout: share of attention weights dropped.
         drop_path: stochastic depth of the last block.

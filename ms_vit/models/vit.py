@@ -40,8 +40,8 @@ class ConvStage(nn.Cell):
 class PooledStage(nn.Cell):
     """A stage of a pooled conv stem, channels last: [B, H, W, C] -> [B, H / 2, W / 2, D].
 
-    Two 3x3 convolutions with BatchNorm and GELU, the first of them pooled, as in airbench (Jordan 2024, "94% on CIFAR-10
-    in 3.29 Seconds on a Single GPU").
+    Two 3x3 convolutions with BatchNorm and GELU, the first of them pooled, as in airbench (Jordan 2024, "94% on
+    CIFAR-10 in 3.29 Seconds on a Single GPU", sec. 3.1).
     """
 
     def __init__(self, channels: int, dim: int, *, gelu: GeluKind = "exact"):

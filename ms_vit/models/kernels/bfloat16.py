@@ -86,7 +86,7 @@ class Linear(compiled.Single):
 
 
 class Conv(compiled.Single):
-    """A 3x3 convolution at stride 1, channels last: (x [B, H, W, C], W [D, 3, 3, C], b [D]) -> [B, H, W, D], float32."""
+    """A 3x3 convolution at stride 1: (x [B, H, W, C], W [D, 3, 3, C], b [D]) -> [B, H, W, D], float32."""
 
     def __init__(self):
         super().__init__()

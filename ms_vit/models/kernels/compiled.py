@@ -211,7 +211,7 @@ class Windows(Single):
 
 
 class MaxPool(Single):
-    """The largest of each 2x2 pixels, channels last: [B, H, W, C] -> [B, H / 2, W / 2, C], float32; H and W are even."""
+    """The largest of each 2x2 pixels: [B, H, W, C] -> [B, H / 2, W / 2, C], float32; H and W are even."""
 
     def __init__(self):
         super().__init__()
