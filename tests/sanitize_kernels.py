@@ -63,10 +63,9 @@ def elementwise(library) -> None:
              given={2: 1.0, 4: [1, 1e-3, 0.9, 0.99, 0.9, 0.99, 1e-8, 1], 5: [1, 0.1]})
     for h, w, c in ((1, 1, 1), (7, 4, 3)):
         windows = f"f2x{(h + 1) // 2}x{(w + 1) // 2}x{9 * c}"
-        call(library, "windows", f"f2x{h}x{w}x{c}", windows)
-        call(library, "windows_grad", f"f2x{h}x{w}x{c}", windows, f"f2x{h}x{w}x{c}")
-        call(library, "windows", f"f2x{h}x{w}x{c}", f"f2x{h}x{w}x{9 * c}")
-        call(library, "windows_grad", f"f2x{h}x{w}x{c}", f"f2x{h}x{w}x{9 * c}", f"f2x{h}x{w}x{c}")
+        for stride, made in (("f1", f"f2x{h}x{w}x{9 * c}"), ("f2", windows)):
+            call(library, "windows", f"f2x{h}x{w}x{c}", stride, made)
+            call(library, "windows_grad", f"f2x{h}x{w}x{c}", stride, made, f"f2x{h}x{w}x{c}")
         pixels, pooled, row = f"f2x{2 * h}x{2 * w}x{c}", f"f2x{h}x{w}x{c}", f"f{c}"
         call(library, "max_pool", pixels, pooled)
         call(library, "max_pool_grad", pixels, pooled, pooled, pixels)

@@ -64,7 +64,8 @@ def source(**changes) -> Source:
     net.set_train(False)
     random = np.random.default_rng(0)
     for parameter in net.get_parameters():
-        parameter.set_data(ms.Tensor(random.normal(0, 0.3, parameter.shape).astype(np.float32)))
+        values = random.normal(0, 0.3, parameter.shape).astype(np.float32)
+        parameter.set_data(ms.Tensor(np.abs(values) if parameter.name.endswith("running_var") else values))
     return Source(net, ModelSpec(config=net.config, labels=LABELS, preprocessing=PREPROCESSING))
 
 

@@ -21,6 +21,7 @@ SIZES = {
 }
 PATCHES = (8, 14, 16, 32)
 HEAD_DIM = 64       # of every published ViT
+BATCH_NORM_EPSILON = 1e-5       # PyTorch's
 WORDS = {"pool": ("cls", "mean", "flatten"), "gelu": ("exact", "tanh"), "stem_form": ("strided", "pooled")}
 FLAGS = ("class_token", "distilled", "class_position", "layer_scale", "fc_norm")
 SHARES = ("dropout", "attention_dropout", "drop_path")      # of training alone: no weights tell of them

@@ -12,7 +12,7 @@ import mindspore as ms
 from mindspore import Parameter, nn, ops
 from mindspore.common.initializer import Constant, HeUniform, initializer
 
-from ms_vit.models.config import GeluKind
+from ms_vit.models.config import BATCH_NORM_EPSILON, GeluKind
 from ms_vit.models.kernels import bfloat16, compiled
 from ms_vit.models.kernels.dropout import Dropout as Dropout
 from ms_vit.models.kernels.dropout import DropPath as DropPath
@@ -249,7 +249,7 @@ class MaxPool(nn.Cell):
         if self.fused is not None and x.dtype == ms.float32:
             return self.fused(x)
         b, h, w, c = x.shape
-        return x.reshape(b, h // 2, 2, w // 2, 2, c).max(4).max(2)
+        return ops.amax(x.reshape(b, h // 2, 2, w // 2, 2, c), (2, 4))
 
 
 class BatchNorm(nn.Cell):
@@ -261,14 +261,14 @@ class BatchNorm(nn.Cell):
 
     MOMENTUM = 0.1
 
-    def __init__(self, channels: int, *, epsilon: float = 1e-5):
+    def __init__(self, channels: int):
         super().__init__()
         self.weight = Parameter(initializer("ones", (channels,)))
         self.bias = Parameter(initializer("zeros", (channels,)))
         self.running_mean = Parameter(initializer("zeros", (channels,)), requires_grad=False)
         self.running_var = Parameter(initializer("ones", (channels,)), requires_grad=False)
-        self.epsilon = epsilon
-        self.fused = compiled.BatchNorm(epsilon) if compiled.wanted() else None
+        self.epsilon = BATCH_NORM_EPSILON
+        self.fused = compiled.BatchNorm(self.epsilon) if compiled.wanted() else None
 
     def construct(self, x):
         if not self.training:

@@ -454,17 +454,13 @@ KERNEL(dropout) {
   return 0;
 }
 
-// Pixels from one window to the next, by what there is of each.
-int64_t stride_of(const int64_t* image, const int64_t* windows) {
-  return image[1] == windows[1] && image[2] == windows[2] ? 1 : 2;
-}
-
-// x [B, H, W, C] -> y [B, H', W', 9 * C], the 3x3 windows around every or every second pixel, with zeros beyond the border
+// x [B, H, W, C], stride [S] (only its shape is read) -> y [B, H / S, W / S, 9 * C], rounded up: the 3x3 windows around pixels
+// that lie S apart, with zeros beyond the border
 KERNEL(windows) {
   const float* x = floats(addresses)[0];
-  float* y = floats(addresses)[1];
+  float* y = floats(addresses)[2];
   const int64_t height = shapes[0][1], width = shapes[0][2], channels = shapes[0][3];
-  const int64_t rows = shapes[1][1], columns = shapes[1][2], stride = stride_of(shapes[0], shapes[1]);
+  const int64_t stride = shapes[1][0], rows = shapes[2][1], columns = shapes[2][2];
   parallel(shapes[0][0] * rows, [&](int64_t row) {
     const float* image = x + row / rows * height * width * channels;
     float* to = y + row * columns * 9 * channels;
@@ -479,12 +475,12 @@ KERNEL(windows) {
   return 0;
 }
 
-// x [B, H, W, C], dy [B, H', W', 9 * C] -> dx [B, H, W, C]; every pixel sums what the windows got from it
+// x [B, H, W, C], stride [S], dy [B, H / S, W / S, 9 * C] -> dx [B, H, W, C]; every pixel sums what the windows got from it
 KERNEL(windows_grad) {
-  const float* dy = floats(addresses)[1];
-  float* dx = floats(addresses)[2];
+  const float* dy = floats(addresses)[2];
+  float* dx = floats(addresses)[3];
   const int64_t height = shapes[0][1], width = shapes[0][2], channels = shapes[0][3];
-  const int64_t rows = shapes[1][1], columns = shapes[1][2], stride = stride_of(shapes[0], shapes[1]);
+  const int64_t stride = shapes[1][0], rows = shapes[2][1], columns = shapes[2][2];
   parallel(shapes[0][0] * height, [&](int64_t row) {
     const int64_t image = row / height, h = row % height;
     float* line = dx + row * width * channels;

@@ -22,6 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 import ms_vit
 from ms_vit import caches
 from ms_vit.errors import UsageError
+from ms_vit.models.config import BATCH_NORM_EPSILON
 from ms_vit.weights.exports.source import Source
 
 OPSET = 17                  # the first with LayerNormalization
@@ -92,6 +93,8 @@ class Writer:
     def stem(self, x: str, padding: tuple[int, int]) -> str:
         """[B, C, H, W] -> [B, H / p, W / p, C']."""
         add, (bottom, right) = self.graph.add, padding
+        if self.config.stem_form == "pooled":
+            return self.pooled_stem(x, [1, 1, 1 + bottom, 1 + right])
         for index in range(len(self.config.stem)):
             name = f"patch_embed.stem.{index}"
             if index:
@@ -100,6 +103,20 @@ class Writer:
             x = self.norm(f"{name}.norm", add(f"{name}.last", "Transpose", x, perm=[0, 2, 3, 1]))
             x = self.gelu(f"{name}.gelu", x)
         return x
+
+    def pooled_stem(self, x: str, pads: list[int]) -> str:
+        """As stem; `pads` are those of the first convolution."""
+        add = self.graph.add
+        for index in range(len(self.config.stem)):
+            for part in (1, 2):
+                name = f"patch_embed.stem.{index}.norm{part}"
+                x = self.conv(f"patch_embed.stem.{index}.conv{part}", x, stride=1, pads=pads)
+                if part == 1:
+                    x = add(f"patch_embed.stem.{index}.pool", "MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+                moments = [self.own(f"{name}.{each}") for each in ("weight", "bias", "running_mean", "running_var")]
+                x = self.gelu(f"{name}.gelu", add(name, "BatchNormalization", x, *moments, epsilon=BATCH_NORM_EPSILON))
+                pads = [1, 1, 1, 1]
+        return add("patch_embed.last", "Transpose", x, perm=[0, 2, 3, 1])
 
     def conv(self, name: str, x: str, *, stride: int, pads: list[int]) -> str:
         """Channels first; `pads` are top, left, bottom, right."""
