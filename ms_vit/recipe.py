@@ -239,7 +239,7 @@ class Train:
         epochs: passes over the training images.
         batch_size: images a step.
         seed: fixes initial weights, order, augmentation and dropout.
-        precision: of matrix products - float32; bfloat16, half again as fast on a CPU with AVX512-BF16, and not for
+        precision: of matrix products - float32; bfloat16, which is faster, on a CPU with AVX512-BF16, and not for
             GPU or Ascend so far; float16 with loss scaling, for Ascend and GPU. auto is float16 on Ascend, bfloat16 on
             a CPU that has it, float32 elsewhere, and what it was before for a run that goes on.
         amp_level: precision in its former words - O0 is float32, O2 and O3 are float16.

@@ -213,8 +213,9 @@ def test_what_mindir_has_no_place_for_is_beside_it(exported, checkpoint):
     assert json.loads((file.parent / "small.mindir.json").read_text()) == json.loads(spec.to_json())
 
 
-def test_a_mindir_has_a_conv_stem_for_any_batch(tmp_path):
-    assert difference("mindir", source(**VARIANTS["conv stem, padded"]), tmp_path / "a.mindir", count=3) < 1e-5
+@pytest.mark.parametrize("variant", ["conv stem, padded", "pooled stem"])
+def test_a_mindir_has_a_conv_stem_for_any_batch(variant, tmp_path):
+    assert difference("mindir", source(**VARIANTS[variant]), tmp_path / "a.mindir", count=3) < 1e-5
 
 
 def test_a_mindir_whose_weights_mindspore_keeps_apart_is_whole(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from conftest import wait_for
+from safetensors.numpy import load_file
 
 import ms_vit
 from ms_vit import cli
@@ -232,6 +233,23 @@ def test_with_batches_in_parts_a_stopped_run_ends_in_the_same_bits(root, tmp_pat
         ms_vit.train(parts, tmp_path / "run")
     ms_vit.train(parts, tmp_path / "run")
     assert outcome(tmp_path / "run") == outcome(tmp_path / "straight")
+
+
+def test_with_a_pooled_stem_a_stopped_run_ends_in_the_same_bits(root, tmp_path, monkeypatch):
+    """The running moments of its BatchNorm are as much of the run as what learns."""
+    pooled = recipe(root, **{"model.stem": [4, 8], "model.stem_form": "pooled", "optimizer.name": "muon",
+                             "train.epochs": 1})
+    ms_vit.train(pooled, tmp_path / "straight")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_at(3, patch)
+        ms_vit.train(pooled, tmp_path / "run")
+    ms_vit.train(pooled, tmp_path / "run")
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "straight")
+    trained = load_file(Checkpoints(tmp_path / "run").newest() / "model.safetensors")
+    moments = {name: array for name, array in trained.items() if name.endswith(("running_mean", "running_var"))}
+    assert len(moments) == 8
+    for name, array in moments.items():
+        assert (array != (0 if name.endswith("mean") else 1)).all(), name
 
 
 def test_in_bfloat16_a_stopped_run_ends_in_the_same_bits(root, tmp_path, monkeypatch, capsys):

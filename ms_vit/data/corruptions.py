@@ -6,7 +6,8 @@ at once, elastic_transform's fields are interpolated from coarse ones, and frost
 aren't ours to ship).
 
 What destroys a photo destroys a small image sooner. So each has its amounts for a side of 32 pixels (near CIFAR-10-C's)
-and of 224 (ImageNet-C's); between the two they are interpolated, and lengths in pixels grow on with larger images.
+and of 224 (near ImageNet-C's), both as remembered and unchecked; between the two they are interpolated, and lengths in
+pixels grow on with larger images.
 """
 
 import io

@@ -93,14 +93,14 @@ class Conv(compiled.Single):
         self.forward = compiled.operator("conv_bfloat16", lambda x, w, b: [*x[:-1], b[0]], lambda x, w, b: x)
         self.to_weight = compiled.operator("conv_bfloat16_grad_weight",
                                            lambda x, dy: ([dy[-1], 9 * x[-1]], [dy[-1]]), lambda x, dy: (dy, dy))
-        self.backward = Tensor(list(range(8, -1, -1)), ms.int32)       # the window's places, from the last to the first
+        self.places = Tensor(list(range(8, -1, -1)), ms.int32)      # of a window, from the last to the first
 
     def construct(self, x, weight, bias):
         return self.forward(x, weight.reshape(weight.shape[0], -1), bias)
 
     def bprop(self, x, weight, bias, out, dout):
         outputs, _, _, inputs = weight.shape
-        turned = ops.gather(weight.reshape(outputs, 9, inputs), self.backward, 1).transpose(2, 1, 0)    # [C, 9, D]
+        turned = ops.gather(weight.reshape(outputs, 9, inputs), self.places, 1).transpose(2, 1, 0)    # [C, 9, D]
         dx = self.forward(dout, turned.reshape(inputs, -1), ops.zeros((inputs,), ms.float32))
         dweight, dbias = self.to_weight(x, dout)
         return dx, dweight.reshape(weight.shape), dbias
