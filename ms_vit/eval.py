@@ -86,14 +86,14 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
                 about["top1_flip"] = averaged.top1
             if robustness:
                 about["corrupted"] = robustness.as_dict()
-                draw_robustness(robustness, scores.top1, out.with_name("corrupt.png"), weights.name)
+                draw_robustness(robustness, scores.top1, out.with_name("corrupt.png"), results_folder(weights).name)
             out.write_text(json.dumps(about, indent=1))
 
     say(f"{part}: top-1 {100 * scores.top1:.2f} %, top-5 {100 * scores.top5:.2f} % "
         f"of {scores.images:,} images, by {weights}")
     if averaged:
         say(f"averaged with their mirrors: top-1 {100 * averaged.top1:.2f} %")
-    for line in robustness.table() if robustness else ():
+    for line in (*robustness.table(), f"drawn: {out.with_name('corrupt.png')}") if robustness else ():
         say(line)
     for mistake in scores.mistakes(labels):
         say(f"  {mistake}")
