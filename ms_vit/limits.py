@@ -44,7 +44,8 @@ FREE_NPZ_BYTES = 64_000_000
 # (Dehghani et al. 2023) has 48 blocks of 6,144 and 22e9 weights.
 NETWORK = {"image_size": (1, 16_384), "patch_size": (1, 128), "num_classes": (1, 1_000_000), "dim": (1, 16_384),
            "depth": (1, 512), "num_heads": (1, 512), "mlp_dim": (1, 131_072), "channels": (1, 64),
-           "head_dim": (1, 4_096), "registers": (0, 1_024), "stem": (1, 16_384)}
+           "head_dim": (1, 4_096), "registers": (0, 1_024), "stem": (1, 16_384),
+           "head_hidden": (1, 131_072)}
 MAX_PATCHES = 16_384            # of an image; attention compares each with each, which takes 1 GB a head for so many
 MAX_WEIGHTS = 30_000_000_000
 MAX_LACKING = 100               # times the weights in a file, for which a network is built nonetheless

@@ -151,8 +151,9 @@ class Named:
 
 def section_of(config: type, base: type) -> type:
     """A recipe's section of `base`'s fields and, each of which may be left out, those of `config`, with its help."""
-    fields = [(each.name, each.type if each.name in SHARES else Optional[each.type],       # noqa: UP045
-               field(default=each.default if each.name in SHARES else None)) for each in dataclasses.fields(config)]
+    kept = {each.name for each in dataclasses.fields(config) if each.name in SHARES and each.default is not None}
+    fields = [(each.name, each.type if each.name in kept else Optional[each.type],       # noqa: UP045
+               field(default=each.default if each.name in kept else None)) for each in dataclasses.fields(config)]
     section = dataclasses.make_dataclass("Model", fields, bases=(base,), kw_only=True)
     section.__module__ = __name__
     section.__doc__ = f"{(base.__doc__ or '').rstrip()}\n{(config.__doc__ or '').partition('Args:')[2].strip(chr(10))}"

@@ -17,12 +17,14 @@ from ms_vit.models.config import KEYS, SHARES, ViTConfig, configure, named
 from ms_vit.models.vit import ViT, create_model
 from ms_vit.recipe import Recipe
 from ms_vit.weights.files import ModelSpec, read_spec, save_parameters
-from ms_vit.weights.loading import load_weights, merged_config, read_pretrained
+from ms_vit.weights.loading import fit, load_weights, merged_config, read_pretrained
 
 SMALL = {"image_size": 16, "patch_size": 4, "num_classes": 3, "dim": 64, "depth": 1, "num_heads": 2, "mlp_dim": 16}
 ODD = {"channels": 1, "head_dim": 8, "pool": "mean", "gelu": "tanh", "epsilon": 1e-5, "class_token": True,
        "registers": 2, "class_position": False, "layer_scale": True, "fc_norm": True, "drop_path": 0.1,
-       "stem_form": "pooled"}
+       "stem_form": "pooled", "pos_embed": "sincos", "qk_norm": True, "gelu_twice": True, "mlp_dropout": 0.2,
+       "head_dropout": 0.1}
+MORE = {"distilled": False, "stem": [8, 16], "post_norm": True, "head_hidden": [12]}
 
 
 def saved(path, config: ViTConfig):
@@ -35,11 +37,11 @@ def saved(path, config: ViTConfig):
 
 def test_everything_that_a_vit_can_be_is_sayable_in_a_recipe(tmp_path):
     file = tmp_path / "my.yaml"
-    file.write_text(f"model: {SMALL | ODD | {'distilled': False, 'stem': [8, 16]}}".replace("'", ""))
+    file.write_text(f"model: {SMALL | ODD | MORE}".replace("'", ""))
     recipe = Recipe.load(file)
     assert set(KEYS) - set(recipe.model.changes) == {"dropout", "attention_dropout"} - set(recipe.model.changes)
     config = recipe.model.configure()
-    assert config == ViTConfig(**SMALL, **ODD, stem=(8, 16))
+    assert config == ViTConfig(**SMALL, **ODD, **MORE)
     file.write_text(recipe.to_yaml())
     assert Recipe.load(file).model.configure() == config
 
@@ -57,6 +59,12 @@ def test_what_is_not_given_is_as_the_name_says():
     ({"class_token": False}, "class_token must be true where pool is cls"),
     ({"pool": "mean", "class_token": False, "distilled": True}, "class_token must be true where distilled is"),
     ({"epsilon": 0.0}, "epsilon must be above 0 and below 1, not 0.0"),
+    ({"mlp_dropout": -0.1}, "mlp_dropout must be at least 0 and below 1, not -0.1"),
+    ({"dim": 66, "pos_embed": "sincos"}, "dim must be a multiple of 4 where pos_embed is sincos, not 66"),
+    ({"distilled": True, "head_hidden": [8]}, "head_hidden and head_dropout are for a network of one head"),
+    ({"stem": 8}, "stem must be a list of whole numbers, not 8"),
+    ({"head_hidden": [0]}, "head_hidden must be a whole number from 1 to 131,072, not 0"),
+    ({"pos_embed": "fixed"}, "pos_embed must be learned or sincos or none, not 'fixed'"),
     ({"drop_path": 1.0}, "drop_path must be at least 0 and below 1, not 1.0"),
     ({"layer_scale": 1}, "layer_scale must be true or false, not 1"),
     ({"depth": 0}, "depth must be a whole number from 1 to 512, not 0"),
@@ -84,7 +92,8 @@ def test_any_values_are_a_network_or_one_line(changes):
 
 
 def test_a_config_counts_what_its_network_has():
-    for changes in ({}, ODD | {"channels": 3}, {"distilled": True}, {"pool": "flatten"}, {"image_size": (12, 24)}):
+    for changes in ({}, ODD | {"channels": 3}, {"distilled": True}, {"pool": "flatten", "head_hidden": [20, 8]},
+                    {"image_size": (12, 24)}):
         config = ViTConfig(**SMALL | changes)
         net = ViT(config)
         assert tuple(net.pos_embed.shape) == (1, config.positions, config.dim)
@@ -116,6 +125,7 @@ def test_a_spec_comes_back_as_it_was(tmp_path):
 
 @pytest.mark.parametrize(("changes", "says"), [
     ({"gelu": "tanh"}, "gelu exact, not tanh"), ({"epsilon": 1e-12}, "epsilon 1e-06, not 1e-12"),
+    ({"post_norm": True}, "post_norm False, not True"), ({"pos_embed": "sincos"}, "pos_embed learned, not sincos"),
     ({"num_heads": 4}, "head_dim 32, not 16; num_heads 2, not 4"), ({"fc_norm": True}, "fc_norm False, not True")])
 def test_weights_of_a_network_that_is_another_say_so(changes, says, tmp_path):
     path = saved(tmp_path / "w.safetensors", ViTConfig(**SMALL))
@@ -126,6 +136,19 @@ def test_weights_of_a_network_that_is_another_say_so(changes, says, tmp_path):
     assert f"{path} is of another network: it was trained with {says}. Give that to create_model" in str(told.value)
     assert (net.head.weight.asnumpy() == before).all()
     assert ", ".join(load_weights(net, path, partial=True).contradictions) == says.replace("; ", ", ")
+
+
+def test_a_deeper_head_on_weights_starts_anew_and_fixed_positions_are_the_grids(tmp_path):
+    path = saved(tmp_path / "w.safetensors", ViTConfig(**SMALL | {"pos_embed": "sincos"}))
+    pretrained = read_pretrained(path)
+    net = ViT(merged_config(pretrained, path, head_hidden=(12,), image_size=24))
+    started = {name: parameter.asnumpy().copy() for name, parameter in net.parameters_dict().items()}
+    report = fit(net, pretrained, path)
+    assert report.replaced == ["pre_logits.0.fc.weight", "pre_logits.0.fc.bias", "head.weight", "head.bias"]
+    for name, parameter in net.parameters_dict().items():
+        expected = started if name in (*report.replaced, "pos_embed") else pretrained.arrays
+        assert (parameter.asnumpy() == expected[name]).all(), name
+    assert report.resized == []
 
 
 def test_a_networks_gelu_is_the_weights_everywhere(tmp_path):

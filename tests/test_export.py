@@ -43,6 +43,9 @@ VARIANTS = {
     "mean alone": {"pool": "mean"},
     "distilled": {"distilled": True, "registers": 1, "channels": 1},
     "conv stem, padded": {"stem": [6, 8, 10], "image_size": (20, 28), "epsilon": 0.1},
+    "post-norm, a deeper head": {"post_norm": True, "pos_embed": "none", "pool": "mean", "head_hidden": [9, 7],
+                                 "gelu_twice": True},
+    "qk-norm, fixed positions": {"qk_norm": True, "pos_embed": "sincos", "gelu": "tanh", "epsilon": 0.1},
     "pooled stem": {"stem": [6, 8, 10], "stem_form": "pooled", "image_size": (20, 28)},
 }
 
@@ -213,8 +216,8 @@ def test_what_mindir_has_no_place_for_is_beside_it(exported, checkpoint):
     assert json.loads((file.parent / "small.mindir.json").read_text()) == json.loads(spec.to_json())
 
 
-@pytest.mark.parametrize("variant", ["conv stem, padded", "pooled stem"])
-def test_a_mindir_has_a_conv_stem_for_any_batch(variant, tmp_path):
+@pytest.mark.parametrize("variant", ["conv stem, padded", "pooled stem", "post-norm, a deeper head"])
+def test_a_mindir_takes_any_batch(variant, tmp_path):
     assert difference("mindir", source(**VARIANTS[variant]), tmp_path / "a.mindir", count=3) < 1e-5
 
 
@@ -252,8 +255,10 @@ def test_weights_come_back_bitwise_from_another_librarys_names(name, distilled, 
 
 @pytest.mark.parametrize("changes", [
     {"pool": "mean", "fc_norm": True, "registers": 2, "class_token": True, "class_position": False,
-     "layer_scale": True, "gelu": "tanh", "mlp_dim": 49, "image_size": (16, 32), "channels": 1},
-    {"distilled": True},
+     "layer_scale": True, "gelu": "tanh", "mlp_dim": 49, "image_size": (16, 32), "channels": 1, "qk_norm": True},
+    {"distilled": True, "qk_norm": True},
+    {"pos_embed": "none", "pool": "mean"},
+    {"pos_embed": "sincos"},
 ])
 def test_timm_runs_what_only_it_and_we_have(changes, tmp_path):
     library("timm")
@@ -357,6 +362,13 @@ def test_a_crop_of_any_share_gives_others_the_same_side():
     ("timm", {"stem": [6, 8, 10]}, "conv stem"),
     ("huggingface", {"image_size": 30}, "multiple of the patch"),
     ("timm", {"pool": "flatten"}, "flattening head"),
+    ("timm", {"head_hidden": [8]}, "hidden layers in its head"),
+    ("timm", {"post_norm": True}, "post-norm"),
+    ("timm", {"gelu_twice": True}, "second GELU"),
+    ("timm", {"distilled": True, "pos_embed": "none"}, "without a position"),
+    ("huggingface", {"pos_embed": "none"}, "without positions"),
+    ("huggingface", {"qk_norm": True}, "qk-norm"),
+    ("huggingface", {"head_hidden": [8]}, "hidden layers in its head"),
     ("timm", {"image_size": 30}, "multiple of the patch"),
     ("timm", {"distilled": True, "registers": 1}, "registers beside"),
     ("timm", {"distilled": True, "class_position": False}, "without a position"),

@@ -338,6 +338,7 @@ CASES: dict[str, Case] = {
     "timm registers": (partial(timm_state, name="vit_tiny_patch16_224", **REGISTERS), "timm", EXACT, AS_TIMM),
     "timm class token and registers": (
         partial(timm_state, name="vit_tiny_patch16_224", reg_tokens=2), "timm", EXACT, AS_TIMM),
+    "timm qk-norm": (partial(timm_state, name="vit_tiny_patch16_224", qk_norm=True), "timm", EXACT, AS_TIMM),
     "Facebook DeiT": (
         partial(facebook, name="deit_tiny_distilled_patch16_224"), "Facebook", EXACT, AS_FACEBOOK),
     "Facebook DeiT-III": (partial(facebook, name="deit3_small_patch16_224"), "Facebook", EXACT, AS_FACEBOOK),
@@ -603,7 +604,7 @@ def without_key_bias(folder: Path, cls: str) -> tuple[Path, Oracle]:
 
 
 @pytest.mark.parametrize(("make", "names"), [
-    (partial(timm_state, name="vit_tiny_patch16_224", qk_norm=True), "blocks.0.attn.q_norm.weight"),
+    (partial(timm_state, name="vit_tiny_patch16_224", scale_mlp_norm=True), "blocks.0.mlp.norm.weight"),
     (partial(timm_state, name="vit_tiny_patch16_224", pre_norm=True), "norm_pre.weight"),
     (partial(timm_state, name="vit_tiny_patch16_224", final_norm=False), "norm.weight"),
     (partial(without_key_bias, cls="ViTForImageClassification"), "blocks.0.attn.q.bias"),
@@ -639,14 +640,14 @@ def test_a_missing_tensor_is_named(lacking, tmp_path):
 
 def test_partial_takes_what_fits_and_reports_the_rest(tmp_path):
     ms.set_context(mode=ms.PYNATIVE_MODE)
-    path, _ = timm_state(tmp_path, "vit_tiny_patch16_224", qk_norm=True)
+    path, _ = timm_state(tmp_path, "vit_tiny_patch16_224", scale_mlp_norm=True)
     state = load_file(path)
     state.pop("norm.bias")
     state["blocks.1.mlp.fc2.weight"] = torch.zeros(64, 90)
     save_file(state, path)
     net = create_model(f"vit_nano_patch16_{OTHER}", num_classes=CLASSES).set_train(False)
     report = load_weights(net, path, partial=True)
-    kinds = [f"blocks.{i}.attn.{part}_norm.{kind}" for i in range(2) for part in "qk" for kind in ("weight", "bias")]
+    kinds = [f"blocks.{i}.mlp.norm.{kind}" for i in range(2) for kind in ("weight", "bias")]
     assert report.missing == ["norm.bias"]
     assert sorted(report.left_over) == sorted([*kinds, "blocks.1.mlp.fc2.weight"])
     assert report.resized == ["positions 4x4 -> 6x6"]

@@ -125,14 +125,34 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
 
 def test_each_dropout_acts_in_training_only():
     batch = ms.Tensor(images(2, 3, 20, 28))
-    for option in ("dropout", "attention_dropout", "drop_path"):
-        net = ViT(ViTConfig(**SMALL, **{option: 0.5}))
+    for option in ("dropout", "attention_dropout", "mlp_dropout", "drop_path", "head_dropout"):
+        net = ViT(ViTConfig(**SMALL, head_hidden=[9], **{option: 0.5}))
         randomized(net)
         net.set_train(False)
         still = net(batch).asnumpy()
         assert (net(batch).asnumpy() == still).all(), option
         net.set_train(True)
         assert np.abs(net(batch).asnumpy() - still).max() > 1e-3, option
+
+
+def test_an_mlp_drops_as_everything_does_unless_it_is_told_otherwise():
+    rates = [ViTConfig(**SMALL, dropout=0.2, **changes).mlp_dropout for changes in ({}, {"mlp_dropout": 0.0})]
+    assert rates == [0.2, 0.0]
+
+
+def test_fixed_positions_are_maes_and_do_not_learn():
+    pytest.importorskip("benchmarks.torch_cpu", reason="it is compared with MAE's: pip install -e .[parity]")
+    mae = pytest.importorskip("transformers.models.vit_mae.modeling_vit_mae")
+    net = ViT(ViTConfig(**SMALL | {"image_size": 24}, pos_embed="sincos"))
+    expected = mae.get_2d_sincos_pos_embed(24, 3, add_cls_token=True)
+    np.testing.assert_allclose(net.pos_embed.asnumpy()[0], expected, atol=1e-6)
+    assert not net.pos_embed.asnumpy()[0, 0].any()
+    assert "pos_embed" not in {parameter.name for parameter in net.trainable_params()}
+    wide = ViT(ViTConfig(**SMALL, pos_embed="sincos", pool="mean"))         # 3 x 4 patches, and no other tokens
+    rows, columns = wide.pos_embed.asnumpy().reshape(3, 4, 2, 12)[..., ::-1, :].transpose(2, 0, 1, 3)
+    assert np.ptp(rows, 1).max() == np.ptp(columns, 0).max() == 0
+    np.testing.assert_allclose(rows[:, 0, 0], np.sin(range(3)), atol=1e-7)
+    np.testing.assert_allclose(columns[0, :, 1], np.sin(np.arange(4) / 10_000 ** (1 / 6)), atol=1e-7)
 
 
 def test_drop_path_grows_with_depth_up_to_the_given_rate():

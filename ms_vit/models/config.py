@@ -3,13 +3,15 @@
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Any, Literal, get_args
 
 from ms_vit import limits
 from ms_vit.errors import UsageError
 
 Pool = Literal["cls", "mean", "flatten"]
 StemForm = Literal["strided", "pooled"]
+PosEmbed = Literal["learned", "sincos", "none"]
 GeluKind = Literal["exact", "tanh"]
 
 # Dosovitskiy et al. 2020, table 1 (base, large); Touvron et al. 2021, "DeiT", table 1 (tiny, small).
@@ -22,9 +24,13 @@ SIZES = {
 PATCHES = (8, 14, 16, 32)
 HEAD_DIM = 64       # of every published ViT
 BATCH_NORM_EPSILON = 1e-5       # PyTorch's
-WORDS = {"pool": ("cls", "mean", "flatten"), "gelu": ("exact", "tanh"), "stem_form": ("strided", "pooled")}
-FLAGS = ("class_token", "distilled", "class_position", "layer_scale", "fc_norm")
-SHARES = ("dropout", "attention_dropout", "drop_path")      # of training alone: no weights tell of them
+WORDS: dict[str, tuple[str, ...]] = {key: get_args(words) for key, words in (
+    ("pool", Pool), ("stem_form", StemForm), ("pos_embed", PosEmbed), ("gelu", GeluKind))}
+FLAGS = ("class_token", "distilled", "class_position", "layer_scale", "fc_norm", "post_norm", "qk_norm", "gelu_twice")
+# Of training alone: no weights tell of them.
+SHARES = ("dropout", "attention_dropout", "mlp_dropout", "drop_path", "head_dropout")
+LISTS = ("stem", "head_hidden")
+MAY_BE_NONE = ("head_dim", "class_token", "mlp_dropout")    # until __post_init__ settles them
 RENAMED = {"norm_after_pool": "fc_norm"}                    # keys of files that version 0.1.0 wrote
 
 
@@ -49,15 +55,22 @@ class ViTConfig:
         stem: channels of the stages of 3x3 convolutions ahead of the patches, each halving the image, e.g.
             [24, 48, 96, 192] for patches of 16 pixels (Xiao et al. 2021).
         stem_form: what a stage is - strided, one convolution with LayerNorm; pooled, two with BatchNorm and a pooling.
+        head_hidden: widths of the head's hidden layers, each with GELU.
+        pos_embed: learned; sincos, fixed sines and cosines of row and column (Chen et al. 2021); or none.
         dropout: share dropped after positions, attention and MLP layers.
         attention_dropout: share of attention weights dropped.
+        mlp_dropout: share dropped after MLP layers; dropout where not given.
         drop_path: stochastic depth of the last block.
+        head_dropout: share dropped before the head's first layer and after its hidden ones.
         gelu: exact as in timm and PyTorch, or tanh as in JAX, which is faster on a CPU.
+        gelu_twice: GELU after the second layer of an MLP, too.
         epsilon: of every LayerNorm.
         class_token: whether there is one; where not given, there is if pool is cls.
         distilled: a distillation token with a head of its own; logits are the mean of both (Touvron et al. 2021).
         registers: further tokens that only serve attention (Darcet et al. 2024).
         class_position: whether class, distillation and register tokens have positions, too.
+        post_norm: LayerNorms follow the residual sums, as in Vaswani et al. 2017, and there is no last one.
+        qk_norm: LayerNorm on each head's queries and keys (Dehghani et al. 2023, sec. 2.1).
         layer_scale: a learned factor for each channel of the residual branches (Touvron et al. 2021, "CaiT").
         fc_norm: the last LayerNorm follows the pooling, as in MAE and timm's mean pooling.
     """
@@ -74,15 +87,22 @@ class ViTConfig:
     pool: Pool = "cls"
     stem: tuple[int, ...] = ()
     stem_form: StemForm = "strided"
+    head_hidden: tuple[int, ...] = ()
+    pos_embed: PosEmbed = "learned"
     dropout: float = 0.0
     attention_dropout: float = 0.0
+    mlp_dropout: float = None       # type: ignore[assignment]      # likewise
     drop_path: float = 0.0
+    head_dropout: float = 0.0
     gelu: GeluKind = "exact"
+    gelu_twice: bool = False
     epsilon: float = 1e-6
     class_token: bool = None        # type: ignore[assignment]      # likewise
     distilled: bool = False
     registers: int = 0
     class_position: bool = True
+    post_norm: bool = False
+    qk_norm: bool = False
     layer_scale: bool = False
     fc_norm: bool = False
 
@@ -91,6 +111,8 @@ class ViTConfig:
         if self.head_dim is None and self.dim % self.num_heads:
             raise ValueError(f"dim {self.dim} can't be split into num_heads {self.num_heads}; give head_dim")
         settled = {"head_dim": self.head_dim or self.dim // self.num_heads, "stem": tuple(self.stem),
+                   "head_hidden": tuple(self.head_hidden),
+                   "mlp_dropout": self.dropout if self.mlp_dropout is None else self.mlp_dropout,
                    "class_token": self.pool == "cls" if self.class_token is None else self.class_token}
         if not isinstance(self.image_size, int):
             settled["image_size"] = tuple(self.image_size)
@@ -98,6 +120,10 @@ class ViTConfig:
             object.__setattr__(self, key, value)        # the way into a frozen dataclass, for its own __post_init__
         if self.class_token is False and (self.pool == "cls" or self.distilled):
             raise ValueError(f"class_token must be true where {'distilled is' if self.distilled else 'pool is cls'}")
+        if self.distilled and (self.head_hidden or self.head_dropout):
+            raise ValueError("head_hidden and head_dropout are for a network of one head, and distilled has two")
+        if self.pos_embed == "sincos" and self.dim % 4:
+            raise ValueError(f"dim must be a multiple of 4 where pos_embed is sincos, not {self.dim}")
         if self.stem and self.patch_size != 2 ** len(self.stem):
             raise ValueError(f"a stem of {len(self.stem)} stages, each halving the image, makes patches of "
                              f"{2 ** len(self.stem)} pixels, not {self.patch_size}")
@@ -111,8 +137,13 @@ class ViTConfig:
         """Raises ValueError where a value alone is wrong: files of strangers and YAML bring any."""
         for key, (least, most) in limits.NETWORK.items():
             value = getattr(self, key)
-            for number in value if isinstance(value, (list, tuple)) and key in ("stem", "image_size") else [value]:
-                if not (type(number) is int and least <= number <= most) and not (key == "head_dim" and value is None):
+            if value is None and key in MAY_BE_NONE:
+                continue
+            listed = isinstance(value, (list, tuple))
+            if key in LISTS and not listed:
+                raise ValueError(f"{key} must be a list of whole numbers, not {value!r:.40}")
+            for number in value if listed and key in (*LISTS, "image_size") else [value]:
+                if not (type(number) is int and least <= number <= most):
                     raise ValueError(f"{key} must be a whole number from {least} to {most:,}, not {number!r:.40}")
         if not isinstance(self.image_size, int) and len(self.image_size) != 2:
             raise ValueError(f"image_size must be one number, or height and width, not {self.image_size!r:.40}")
@@ -120,10 +151,13 @@ class ViTConfig:
             if getattr(self, key) not in known:
                 raise ValueError(f"{key} must be {' or '.join(known)}, not {getattr(self, key)!r:.40}")
         for key in FLAGS:
-            if not isinstance(getattr(self, key), bool) and not (key == "class_token" and self.class_token is None):
-                raise ValueError(f"{key} must be true or false, not {getattr(self, key)!r:.40}")
+            value = getattr(self, key)
+            if not isinstance(value, bool) and not (value is None and key in MAY_BE_NONE):
+                raise ValueError(f"{key} must be true or false, not {value!r:.40}")
         for key in (*SHARES, "epsilon"):
             value = getattr(self, key)
+            if value is None and key in MAY_BE_NONE:
+                continue
             if type(value) not in (int, float) or not 0 <= value < 1 or (key == "epsilon" and not value):
                 bound = "above 0" if key == "epsilon" else "at least 0"
                 raise ValueError(f"{key} must be {bound} and below 1, not {value!r:.40}")
@@ -160,16 +194,16 @@ class ViTConfig:
         return self.num_heads * self.head_dim
 
     @property
-    def head_inputs(self) -> int:
-        """Width of what the head sees."""
-        return self.dim * (self.patches if self.pool == "flatten" else 1)
+    def head_sizes(self) -> tuple[int, ...]:
+        """Widths of the head: what it sees, its hidden layers, the classes."""
+        return self.dim * (self.patches if self.pool == "flatten" else 1), *self.head_hidden, self.num_classes
 
     @property
     def weights(self) -> int:
         """Weights of the network's matrices, which are nearly all."""
         block = 4 * self.attention_dim + 2 * self.mlp_dim
         return self.dim * (self.depth * block + self.patches + self.channels * self.patch_size ** 2) + \
-            self.head_inputs * self.num_classes
+            sum(inputs * outputs for inputs, outputs in pairwise(self.head_sizes))
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

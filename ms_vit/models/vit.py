@@ -8,52 +8,18 @@ from itertools import pairwise
 from typing import Any
 
 from mindspore import Parameter, nn, ops
-from mindspore.common.initializer import Normal, TruncatedNormal, XavierUniform, initializer
+from mindspore.common.initializer import Normal, XavierUniform, initializer
 
 from ms_vit.cell import TopCell
 from ms_vit.models import kernels
 from ms_vit.models.config import GeluKind, ViTConfig, configure, named
+from ms_vit.models.positions import position_embeddings
+from ms_vit.models.stem import ConvStage, PooledStage
 
 
 def dense(inputs: int, outputs: int, *, for_product: bool = False) -> kernels.Dense:
     """A linear layer [..., inputs] -> [..., outputs], started as in the paper's own code: Xavier uniform, bias zero."""
     return kernels.Dense(inputs, outputs, for_product=for_product, weight_init=XavierUniform(), bias_init="zeros")
-
-
-class ConvStage(nn.Cell):
-    """A stage of a conv stem, channels last: [B, H, W, C] -> [B, H / 2, W / 2, D].
-
-    Xiao et al. have BatchNorm and ReLU here. LayerNorm and GELU, as everywhere else in this model, do without
-    statistics of the batch, which would tie an image's logits to its neighbours in training.
-    """
-
-    def __init__(self, channels: int, dim: int, *, gelu: GeluKind = "exact", epsilon: float = 1e-6):
-        super().__init__()
-        self.conv = kernels.Conv(channels, dim, stride=2)
-        self.norm = kernels.LayerNorm(dim, epsilon=epsilon)
-        self.gelu = kernels.Gelu(gelu)
-
-    def construct(self, x):
-        return self.gelu(self.norm(self.conv(x)))
-
-
-class PooledStage(nn.Cell):
-    """A stage of a pooled conv stem, channels last: [B, H, W, C] -> [B, H / 2, W / 2, D].
-
-    Two 3x3 convolutions with BatchNorm and GELU, the first of them pooled, as in airbench (Jordan 2024, "94% on
-    CIFAR-10 in 3.29 Seconds on a Single GPU", sec. 3.1).
-    """
-
-    def __init__(self, channels: int, dim: int, *, gelu: GeluKind = "exact"):
-        super().__init__()
-        self.conv1, self.conv2 = kernels.Conv(channels, dim, stride=1), kernels.Conv(dim, dim, stride=1)
-        self.norm1, self.norm2 = kernels.BatchNorm(dim), kernels.BatchNorm(dim)
-        self.pool = kernels.MaxPool()
-        self.gelu = kernels.Gelu(gelu)
-
-    def construct(self, x):
-        x = self.gelu(self.norm1(self.pool(self.conv1(x))))
-        return self.gelu(self.norm2(self.conv2(x)))
 
 
 class PatchEmbedding(nn.Cell):
@@ -84,58 +50,81 @@ class PatchEmbedding(nn.Cell):
 
 
 class FeedForward(nn.Cell):
-    """The MLP of a block: two linear layers with GELU between (sec. 3.1): [B, N, D] -> [B, N, D]."""
+    """The MLP of a block: two linear layers with GELU between (sec. 3.1): [B, N, D] -> [B, N, D].
 
-    def __init__(self, dim: int, mlp_dim: int, *, dropout: float = 0.0, gelu: GeluKind = "exact"):
+    `gelu_twice` has another GELU after the second.
+    """
+
+    def __init__(self, dim: int, mlp_dim: int, *, dropout: float = 0.0, gelu: GeluKind = "exact",
+                 gelu_twice: bool = False):
         super().__init__()
         self.fc1 = dense(dim, mlp_dim)
         self.fc2 = dense(mlp_dim, dim)
         self.mlp = kernels.Mlp(gelu, dropout)
+        self.last = kernels.Gelu(gelu) if gelu_twice else nn.Identity()
         self.dropout = kernels.Dropout(dropout)
 
     def construct(self, x):
         x = self.mlp(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
-        return self.dropout(x)                                 # [B, N, D]
+        return self.dropout(self.last(x))                      # [B, N, D]
 
 
 class Attention(nn.Cell):
     """Multi-head self-attention (Vaswani et al. 2017, sec. 3.2.2): [B, N, D] -> [B, N, D].
 
     `dim` must be divisible by `num_heads` unless `head_dim` is given. `dropout` acts on the output,
-    `attention_dropout` on the attention weights.
+    `attention_dropout` on the attention weights. `qk_norm` normalises each head's queries and keys (Henry et al. 2020).
     """
 
     def __init__(self, dim: int, num_heads: int, *, head_dim: int | None = None, dropout: float = 0.0,
-                 attention_dropout: float = 0.0):
+                 attention_dropout: float = 0.0, qk_norm: bool = False, epsilon: float = 1e-6):
         super().__init__()
         if head_dim is None and dim % num_heads:
             raise ValueError(f"width {dim} can't be split into {num_heads} heads; give head_dim")
         head_dim = head_dim or dim // num_heads
-        self.qkv = dense(dim, 3 * num_heads * head_dim, for_product=True)
+        self.width, self.heads = num_heads * head_dim, (num_heads, head_dim)
+        self.qkv = dense(dim, 3 * self.width, for_product=not qk_norm)
+        self.q_norm = kernels.LayerNorm(head_dim, epsilon=epsilon) if qk_norm else None
+        self.k_norm = kernels.LayerNorm(head_dim, epsilon=epsilon) if qk_norm else None
         self.attend = kernels.Attend(num_heads, head_dim, attention_dropout)
-        self.proj = dense(num_heads * head_dim, dim)
+        self.proj = dense(self.width, dim)
         self.dropout = kernels.Dropout(dropout)
 
+    def normed(self, qkv):
+        q, k, v = ops.split(qkv, self.width, axis=-1)          # 3 x [B, N, H * d]
+        apart = (*q.shape[:2], *self.heads)
+        q, k = self.q_norm(q.reshape(apart)), self.k_norm(k.reshape(apart))            # type: ignore[misc]
+        return ops.concat((q.reshape(v.shape).astype(v.dtype), k.reshape(v.shape).astype(v.dtype), v), -1)
+
     def construct(self, x):
-        x = self.attend(self.qkv(x))                           # [B, N, H * d]
-        return self.dropout(self.proj(x))                      # [B, N, D]
+        qkv = self.qkv(x)                                      # [B, N, 3 * H * d]
+        if self.q_norm is not None:
+            qkv = self.normed(qkv)
+        return self.dropout(self.proj(self.attend(qkv)))       # [B, N, D]
 
 
 class EncoderBlock(nn.Cell):
-    """One pre-norm block: attention and MLP, each with a residual (sec. 3.1, eq. 2 and 3): [B, N, D] -> [B, N, D]."""
+    """One block: attention and MLP, each with a residual (sec. 3.1, eq. 2 and 3): [B, N, D] -> [B, N, D].
+
+    What enters a branch is normalised; with `post_norm` what leaves the sum is, as in Vaswani et al.
+    """
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int, *, head_dim: int | None = None, dropout: float = 0.0,
-                 attention_dropout: float = 0.0, drop_path: float = 0.0, layer_scale: bool = False,
+                 attention_dropout: float = 0.0, mlp_dropout: float = 0.0, drop_path: float = 0.0,
+                 layer_scale: bool = False, post_norm: bool = False, qk_norm: bool = False, gelu_twice: bool = False,
                  gelu: GeluKind = "exact", epsilon: float = 1e-6):
         super().__init__()
-        self.norm1 = kernels.LayerNorm(dim, epsilon=epsilon, for_product=True)
-        self.attn = Attention(dim, num_heads, head_dim=head_dim, dropout=dropout, attention_dropout=attention_dropout)
+        self.post_norm = post_norm
+        self.norm1 = kernels.LayerNorm(dim, epsilon=epsilon, for_product=not post_norm)
+        self.attn = Attention(dim, num_heads, head_dim=head_dim, dropout=dropout, attention_dropout=attention_dropout,
+                              qk_norm=qk_norm, epsilon=epsilon)
         self.ls1 = kernels.LayerScale(dim) if layer_scale else nn.Identity()
-        self.norm2 = kernels.LayerNorm(dim, epsilon=epsilon, for_product=True)
-        self.mlp = FeedForward(dim, mlp_dim, dropout=dropout, gelu=gelu)
+        self.norm2 = kernels.LayerNorm(dim, epsilon=epsilon, for_product=not post_norm)
+        self.mlp = FeedForward(dim, mlp_dim, dropout=mlp_dropout, gelu=gelu, gelu_twice=gelu_twice)
         self.ls2 = kernels.LayerScale(dim) if layer_scale else nn.Identity()
         self.drop_path1, self.drop_path2 = kernels.DropPath(drop_path), kernels.DropPath(drop_path)
-        self.fused = None if layer_scale else kernels.fused_block(num_heads, epsilon, gelu)
+        self.fused = None if layer_scale or post_norm or qk_norm or gelu_twice else \
+            kernels.fused_block(num_heads, epsilon, gelu)
 
     def construct(self, x):
         if self.fused is not None and not self.training:
@@ -143,6 +132,9 @@ class EncoderBlock(nn.Cell):
             return self.fused(x, self.norm1.weight, self.norm1.bias, attn.qkv.weight, attn.qkv.bias, attn.proj.weight,
                               attn.proj.bias, self.norm2.weight, self.norm2.bias, mlp.fc1.weight, mlp.fc1.bias,
                               mlp.fc2.weight, mlp.fc2.bias)
+        if self.post_norm:
+            x = self.norm1(x + self.drop_path1(self.ls1(self.attn(x))))
+            return self.norm2(x + self.drop_path2(self.ls2(self.mlp(x))))
         x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
@@ -156,6 +148,19 @@ class TransformerEncoder(nn.SequentialCell):
     def __init__(self, dim: int, depth: int, num_heads: int, mlp_dim: int, *, drop_path: float = 0.0, **block):
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         super().__init__([EncoderBlock(dim, num_heads, mlp_dim, drop_path=rate, **block) for rate in rates])
+
+
+class HiddenLayer(nn.Cell):
+    """A hidden layer of the head, with GELU: [B, inputs] -> [B, outputs]."""
+
+    def __init__(self, inputs: int, outputs: int, *, dropout: float = 0.0, gelu: GeluKind = "exact"):
+        super().__init__()
+        self.fc = dense(inputs, outputs)
+        self.gelu = kernels.Gelu(gelu)
+        self.dropout = kernels.Dropout(dropout)
+
+    def construct(self, x):
+        return self.dropout(self.gelu(self.fc(x)))
 
 
 class ViT(TopCell):
@@ -176,19 +181,23 @@ class ViT(TopCell):
         self.cls_token = token(1, dim) if config.class_token else None
         self.dist_token = token(1, dim) if config.distilled else None
         self.reg_token = token(config.registers, dim) if config.registers else None
-        self.pos_embed = Parameter(initializer(TruncatedNormal(0.02), (1, config.positions, dim)))
+        self.pos_embed = position_embeddings(config)
         self.dropout = kernels.Dropout(config.dropout)
 
         self.blocks = TransformerEncoder(
             dim, config.depth, config.num_heads, config.mlp_dim, head_dim=config.head_dim, dropout=config.dropout,
-            attention_dropout=config.attention_dropout, drop_path=config.drop_path, layer_scale=config.layer_scale,
-            gelu=gelu, epsilon=epsilon)
-        self.norm = nn.Identity() if config.fc_norm else kernels.LayerNorm(dim, epsilon=epsilon)
+            attention_dropout=config.attention_dropout, mlp_dropout=config.mlp_dropout, drop_path=config.drop_path,
+            layer_scale=config.layer_scale, post_norm=config.post_norm, qk_norm=config.qk_norm,
+            gelu_twice=config.gelu_twice, gelu=gelu, epsilon=epsilon)
+        self.norm = nn.Identity() if config.fc_norm or config.post_norm else kernels.LayerNorm(dim, epsilon=epsilon)
         self.fc_norm = kernels.LayerNorm(dim, epsilon=epsilon) if config.fc_norm else nn.Identity()
+        *hidden, last = pairwise(config.head_sizes)
+        self.head_dropout = kernels.Dropout(config.head_dropout)
+        self.pre_logits = nn.SequentialCell([HiddenLayer(*sizes, dropout=config.head_dropout, gelu=gelu)
+                                             for sizes in hidden]) if hidden else nn.Identity()
         # A head of zeros starts every class equal (sec. 3.2), and fine-tuning starts from undisturbed features.
-        self.head = kernels.Dense(config.head_inputs, config.num_classes, weight_init="zeros", bias_init="zeros")
-        self.head_dist = kernels.Dense(dim, config.num_classes, weight_init="zeros", bias_init="zeros") \
-            if config.distilled else None
+        self.head = kernels.Dense(*last, weight_init="zeros", bias_init="zeros")
+        self.head_dist = kernels.Dense(*last, weight_init="zeros", bias_init="zeros") if config.distilled else None
 
     def with_extra_tokens(self, x):
         """[B, N, D] -> [B, class, distillation and register tokens + N, D]."""
@@ -200,6 +209,8 @@ class ViT(TopCell):
 
     def embed(self, x):
         x = self.patch_embed(x)                                                        # [B, N, D]
+        if self.pos_embed is None:
+            return self.dropout(self.with_extra_tokens(x))
         if self.class_position:
             return self.dropout(self.with_extra_tokens(x) + self.pos_embed)
         return self.dropout(self.with_extra_tokens(x + self.pos_embed))                # [B, extra + N, D]
@@ -220,7 +231,7 @@ class ViT(TopCell):
             x = x[:, self.extra_tokens:].mean(1)
         else:
             x = x[:, self.extra_tokens:].reshape(x.shape[0], -1)
-        return self.head(self.fc_norm(x))                                              # [B, num_classes]
+        return self.head(self.pre_logits(self.head_dropout(self.fc_norm(x))))          # [B, num_classes]
 
     def construct(self, x):
         return self.classify(self.blocks(self.embed(x)))

@@ -20,6 +20,8 @@ from ms_vit.training.gradients import hyper_map
 # Builds an optimiser of parameters, the learning rate of every step [steps], and the recipe's section.
 optimizers: Registry[Callable[[list[Parameter], np.ndarray, Optimizer], nn.Cell]] = Registry("optimizer")
 
+HEAD = ("pre_logits.", "head.", "head_dist.")       # how the names of a head's parameters begin
+
 
 def decays(param: Parameter) -> bool:
     """Whether weight decay acts on a parameter: on the matrices, not on biases, norms, the class token, positions."""
@@ -47,9 +49,9 @@ def block_of(name: str) -> int:
 def trainable(params: list[Parameter], tune: str | int) -> list[Parameter]:
     """The parameters that learn: "all", those of the "head", or of the last `tune` blocks and what follows them."""
     if isinstance(tune, str):
-        return [param for param in params if tune == "all" or param.name.startswith(("head.", "head_dist."))]
+        return [param for param in params if tune == "all" or param.name.startswith(HEAD)]
     first = max(0, 1 + max(block_of(param.name) for param in params) - tune)
-    after = ("norm.", "fc_norm.", "head.", "head_dist.")
+    after = ("norm.", "fc_norm.", *HEAD)
     return [param for param in params if param.name.startswith(after) or block_of(param.name) >= first]
 
 

@@ -22,8 +22,8 @@ from ms_vit.weights.formats import Pretrained, recognise
 from ms_vit.weights.resampling import resample_patch_kernel, resample_positions
 
 # What weights are trained for, whatever the model's name says: with another GELU, say, they compute something else.
-FILE_DECIDES = ("channels", "class_token", "distilled", "registers", "class_position", "layer_scale", "fc_norm", "pool",
-                "epsilon", "gelu", "head_dim")
+FILE_DECIDES = ("channels", "class_token", "distilled", "registers", "class_position", "pos_embed", "post_norm",
+                "qk_norm", "layer_scale", "fc_norm", "pool", "epsilon", "gelu", "gelu_twice", "head_dim", "head_hidden")
 
 
 @dataclass(kw_only=True)
@@ -120,7 +120,10 @@ def fit(net: ViT, pretrained: Pretrained, path: Path, *, labels: Labels | None =
     arrays, report = dict(pretrained.arrays), Loaded(format=pretrained.format, loaded=[])
     if pretrained.config.get("class_position", True) == net.config.class_position:
         resize(arrays, wanted, net, report)
-    new_head(arrays, wanted, pretrained.labels, labels, report)
+    if tuple(pretrained.config.get("head_hidden", ())) != net.config.head_hidden:
+        deeper_head(arrays, wanted, report)
+    else:
+        new_head(arrays, wanted, pretrained.labels, labels, report)
     missing, left_over, shapes = misfits(wanted, arrays)
     if not partial:
         refuse_misfits(path, missing, left_over, shapes)
@@ -143,7 +146,9 @@ def resize(arrays: dict[str, np.ndarray], wanted: dict[str, Parameter], net: ViT
         arrays["patch_embed.proj.weight"] = resample_patch_kernel(kernel, shape[-1])
         report.resized.append(f"patches {kernel.shape[-1]} -> {shape[-1]}")
     extra = config.extra_tokens if config.class_position else 0
-    if positions is not None and positions.shape[::2] == (1, config.dim):
+    if positions is not None and config.pos_embed == "sincos":      # fixed: no matter of weights
+        arrays["pos_embed"] = wanted["pos_embed"].asnumpy()
+    elif positions is not None and positions.shape[::2] == (1, config.dim):
         side = round((positions.shape[1] - extra) ** 0.5)
         if side * side == positions.shape[1] - extra and (side, side) != config.grid:
             arrays["pos_embed"] = resample_positions(positions, config.grid, extra=extra)
@@ -172,6 +177,14 @@ def new_head(arrays: dict[str, np.ndarray], wanted: dict[str, Parameter], old: L
             arrays[f"{head}.bias"][target] = bias[source] if bias is not None else 0
         report.replaced += [f"{head}.weight", f"{head}.bias"]
         report.carried = [new.ids[target] for target in rows] if new else []
+
+
+def deeper_head(arrays: dict[str, np.ndarray], wanted: dict[str, Parameter], report: Loaded) -> None:
+    """Leaves a head of other hidden layers than the file's as it is, new."""
+    for name in [name for name in arrays if name.startswith(("pre_logits.", "head."))]:
+        del arrays[name]
+    report.replaced = [name for name in wanted if name.startswith(("pre_logits.", "head."))]
+    arrays.update((name, wanted[name].asnumpy()) for name in report.replaced)
 
 
 def known_rows(old: Labels, new: Labels) -> dict[int, int]:

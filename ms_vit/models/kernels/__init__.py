@@ -317,8 +317,8 @@ class Attend(nn.Cell):
 
     def construct(self, qkv):
         if self.rate == 0.0 or not self.training:
-            if self.fused is not None and qkv.dtype == self.fused_type:
-                return self.fused(qkv)
+            if self.fused is not None and qkv.dtype != ms.float16:
+                return self.fused(qkv.astype(self.fused_type))
             if self.flash and qkv.dtype != ms.float32:
                 q, k, v = ops.split(qkv, self.width, axis=-1)
                 return ops.flash_attention_score(q, k, v, self.num_heads, scalar_value=self.scale)
@@ -391,7 +391,7 @@ class Mlp(nn.Cell):
 
 
 def fused_block(num_heads: int, epsilon: float, gelu: GeluKind) -> bfloat16.Block | None:
-    """A whole encoder block that predicts, as one operator, where there is one. It knows no layer scale."""
+    """A whole encoder block that predicts, as one operator, where there is one: pre-norm, with nothing besides."""
     return bfloat16.Block(num_heads, epsilon, gelu) if bfloat16.wanted() else None
 
 

@@ -3,7 +3,7 @@
 MindSpore's own ONNX export fixes the batch size and leaves no names. This graph is written out: nodes carry the names
 of our cells, and onnxruntime finds the patterns in it that it has fused kernels for. Three things are computed here,
 once, that the network computes each time: what is added to the tokens (positions, and class, distillation and register
-tokens), q's scale within its weights, and matrices transposed as MatMul takes them.
+tokens), q's scale within its weights (or its norm's), and matrices transposed as MatMul takes them.
 
 Input "images" [batch, C, H, W], float32 and normalised; output "logits" [batch, num_classes]. The file's metadata
 (metadata_props) hold "config", "labels" (ids and names) and "preprocessing" as JSON.
@@ -73,9 +73,11 @@ class Writer:
         """A weight as it is."""
         return self.graph.constant(name, self.arrays[name])
 
-    def norm(self, name: str, x: str) -> str:
-        return self.graph.add(name, "LayerNormalization", x, self.own(f"{name}.weight"), self.own(f"{name}.bias"),
-                              axis=-1, epsilon=self.config.epsilon)
+    def norm(self, name: str, x: str, scale: float | np.floating = 1.0) -> str:
+        """LayerNorm, and its result times `scale`."""
+        parts = [self.graph.constant(f"{name}.{part}", self.arrays[f"{name}.{part}"] * np.float32(scale))
+                 for part in ("weight", "bias")]
+        return self.graph.add(name, "LayerNormalization", x, *parts, axis=-1, epsilon=self.config.epsilon)
 
     def patch_embed(self) -> str:
         """Images -> [B, N, D]. Sides that are no multiple of the patch are padded at the right and the bottom."""
@@ -127,7 +129,7 @@ class Writer:
         """[B, N, D] -> [B, extra + N, D]: extra tokens in front, positions added."""
         names = [name for name in ("cls_token", "dist_token", "reg_token") if name in self.arrays]
         front = np.concatenate([np.zeros((1, 0, self.config.dim), np.float32), *(self.arrays[n] for n in names)], 1)
-        positions = self.arrays["pos_embed"]
+        positions = self.arrays.get("pos_embed", np.zeros((1, self.config.positions, self.config.dim), np.float32))
         if self.config.class_position:
             front, positions = front + positions[:, :self.extra], positions[:, self.extra:]
         add, constant = self.graph.add, self.graph.constant
@@ -141,14 +143,18 @@ class Writer:
         inner, count = heads * head_dim, self.extra + self.patches
         weight, bias = self.arrays[f"{name}.qkv.weight"].copy(), self.arrays[f"{name}.qkv.bias"].copy()
         scale = np.float32(head_dim ** -0.5)
-        weight[:inner] *= scale
-        bias[:inner] *= scale
+        if not self.config.qk_norm:
+            weight[:inner] *= scale
+            bias[:inner] *= scale
         parts = [f"{name}.{part}" for part in "qkv"]
         add(f"{name}.split", "Split", self.dense(f"{name}.qkv", x, weight, bias),
             constant(f"{name}.sizes", [inner, inner, inner]), outputs=parts, axis=-1)
         shape = constant(f"{name}.heads", [-1, count, heads, head_dim])
-        q, k, v = (add(f"{part}.heads", "Transpose", add(f"{part}.apart", "Reshape", part, shape), perm=order)
-                   for part, order in zip(parts, ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]), strict=True))
+        apart = [add(f"{part}.apart", "Reshape", part, shape) for part in parts]
+        if self.config.qk_norm:
+            apart[:2] = self.norm(f"{name}.q_norm", apart[0], scale), self.norm(f"{name}.k_norm", apart[1])
+        q, k, v = (add(f"{part}.heads", "Transpose", each, perm=order)
+                   for part, each, order in zip(parts, apart, ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]), strict=True))
         x = add(f"{name}.softmax", "Softmax", add(f"{name}.scores", "MatMul", q, k), axis=-1)      # [B, H, N, N]
         x = add(f"{name}.joined", "Transpose", add(f"{name}.mix", "MatMul", x, v), perm=[0, 2, 1, 3])
         x = add(f"{name}.tokens", "Reshape", x, constant(f"{name}.shape", [-1, count, inner]))
@@ -167,14 +173,17 @@ class Writer:
         return add(name, "Mul", x, add(f"{name}.gate", "Sigmoid", y))
 
     def mlp(self, name: str, x: str) -> str:
-        return self.layer(f"{name}.fc2", self.gelu(f"{name}.gelu", self.layer(f"{name}.fc1", x)))
+        x = self.layer(f"{name}.fc2", self.gelu(f"{name}.gelu", self.layer(f"{name}.fc1", x)))
+        return self.gelu(f"{name}.last", x) if self.config.gelu_twice else x
 
     def block(self, name: str, x: str) -> str:
+        post_norm = self.config.post_norm
         for number, part, branch in ((1, "attn", self.attention), (2, "mlp", self.mlp)):
-            y = branch(f"{name}.{part}", self.norm(f"{name}.norm{number}", x))
+            y = branch(f"{name}.{part}", x if post_norm else self.norm(f"{name}.norm{number}", x))
             if self.config.layer_scale:
                 y = self.graph.add(f"{name}.ls{number}", "Mul", y, self.own(f"{name}.ls{number}.gamma"))
             x = self.graph.add(f"{name}.plus_{part}", "Add", x, y)
+            x = self.norm(f"{name}.norm{number}", x) if post_norm else x
         return x
 
     def token(self, index: int, x: str) -> str:
@@ -182,7 +191,7 @@ class Writer:
         return self.graph.add(f"token_{index}", "Gather", x, self.graph.constant(f"token_{index}.index", index), axis=1)
 
     def head(self, name: str, x: str) -> str:
-        """[B, inputs] -> [B, num_classes]."""
+        """A linear layer on [B, inputs]."""
         return self.graph.add(name, "Gemm", x, self.own(f"{name}.weight"), self.own(f"{name}.bias"), transB=1)
 
     def pool(self, x: str) -> str:
@@ -203,13 +212,16 @@ class Writer:
         for index in range(self.config.depth):
             x = self.block(f"blocks.{index}", x)
         after = self.config.fc_norm
-        x = x if after else self.norm("norm", x)
+        x = x if after or self.config.post_norm else self.norm("norm", x)
         if self.config.distilled:
             one, other = self.head("head", self.token(0, x)), self.head("head_dist", self.token(1, x))
             x = self.graph.add("sum", "Add", one, other)
             return self.graph.add("mean", "Mul", x, self.graph.constant("mean.half", 0.5))
         x = self.pool(x)
-        return self.head("head", self.norm("fc_norm", x) if after else x)
+        x = self.norm("fc_norm", x) if after else x
+        for index in range(len(self.config.head_hidden)):
+            x = self.gelu(f"pre_logits.{index}.gelu", self.head(f"pre_logits.{index}.fc", x))
+        return self.head("head", x)
 
 
 def build(source: Source) -> onnx.ModelProto:

@@ -23,12 +23,16 @@ def write(source: Source, path: Path) -> None:
     refuse("timm", {
         "conv stem of this kind": bool(config.stem),
         "flattening head": config.pool == "flatten",
+        "hidden layers in its head": bool(config.head_hidden),
+        "post-norm of this kind": config.post_norm,
+        "second GELU in its MLPs": config.gelu_twice,
         "head_dim of its own": config.attention_dim != config.dim,
         "image size that is no multiple of the patch": source.padded,
         "registers beside a distillation token": distilled and config.registers > 0,
         "mean pooling or fc_norm beside a distillation token":
             distilled and (config.pool != "cls" or config.fc_norm),
-        "distillation token without a position": distilled and not config.class_position,
+        "distillation token without a position":
+            distilled and (not config.class_position or config.pos_embed == "none"),
     })
     if config.epsilon != EPSILON:
         say(f"timm's LayerNorm has epsilon {EPSILON}, this network's {config.epsilon}")
@@ -71,6 +75,7 @@ def model_args(source: Source) -> dict[str, Any]:
         "depth": config.depth,
         "num_heads": config.num_heads,
         "mlp_ratio": ratio,
+        "qk_norm": config.qk_norm,
         "init_values": 1e-5 if config.layer_scale else None,
         "act_layer": "gelu" if config.gelu == "exact" else "gelu_tanh",
     }
@@ -80,6 +85,7 @@ def model_args(source: Source) -> dict[str, Any]:
         "global_pool": "avg" if config.pool == "mean" else "token",
         "fc_norm": config.fc_norm,
         "class_token": config.class_token,
+        "pos_embed": "none" if config.pos_embed == "none" else "learn",
         "reg_tokens": config.registers,
         "no_embed_class": not config.class_position,
     }

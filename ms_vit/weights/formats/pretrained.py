@@ -62,7 +62,7 @@ def structure(arrays: Arrays) -> dict[str, Any]:
         "image_size": side * patch_size, "class_token": "cls_token" in arrays, "distilled": "dist_token" in arrays,
         "registers": arrays["reg_token"].shape[1] if "reg_token" in arrays else 0,
         "class_position": class_position and extra > 0, "layer_scale": "blocks.0.ls1.gamma" in arrays,
-        "fc_norm": "fc_norm.weight" in arrays,
+        "qk_norm": "blocks.0.attn.q_norm.weight" in arrays, "fc_norm": "fc_norm.weight" in arrays,
         "pool": "mean" if "fc_norm.weight" in arrays or "cls_token" not in arrays else "cls",
     }
     return config | ({"num_classes": arrays["head.weight"].shape[0]} if "head.weight" in arrays else {})

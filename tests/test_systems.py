@@ -1,0 +1,108 @@
+"""The published systems that recipes reproduce: each network is, weight by weight, what its source describes."""
+
+from itertools import pairwise
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore.nn.utils import no_init_parameters
+
+from ms_vit.models.vit import ViT
+from ms_vit.recipe import Recipe
+
+torch = pytest.importorskip("torch", reason="the systems are rebuilt in PyTorch: pip install -e .[parity]")
+pytest.importorskip("benchmarks.torch_cpu")
+
+
+def network(recipe: str, **changes) -> ViT:
+    """A recipe's network with random weights, so that none (a zero head, unit norms) hides a fault."""
+    net = ViT(Recipe.load(recipe).model.configure(**changes)).set_train(False)
+    random = np.random.default_rng(0)
+    for parameter in net.trainable_params():
+        parameter.set_data(ms.Tensor(random.normal(0, 0.1, parameter.shape).astype(np.float32)))
+    return net
+
+
+def weights(net: ViT) -> dict:
+    return {parameter.name: torch.from_numpy(parameter.asnumpy()) for parameter in net.get_parameters()}
+
+
+def images(net: ViT, count: int = 2) -> np.ndarray:
+    shape = (count, net.config.channels, *net.config.height_and_width)
+    return np.random.default_rng(1).normal(size=shape).astype(np.float32)
+
+
+def test_the_five_networks_have_their_parameters():
+    """Counted by hand of the layers that SYSTEMS.md and the sources list; Keras prints 21,666,762 for the second's."""
+    counts = {}
+    for recipe, classes in (("imagenet-subset", 1000), ("keras-cifar10", 10), ("mnist-small", 10), ("mnist-token", 10),
+                            ("folder-b16", 10)):
+        with no_init_parameters():
+            net = ViT(Recipe.load(recipe).model.configure(num_classes=classes))
+        counts[recipe] = sum(parameter.size for parameter in net.trainable_params())
+
+    def encoder(width, depth, inner, mlp):
+        norms, attention = 4 * width, 3 * inner * (width + 1) + width * (inner + 1)
+        return depth * (norms + attention + mlp * (width + 1) + width * (mlp + 1))
+
+    stem = [3, 96, 192, 384, 768]
+    assert counts == {
+        "imagenet-subset": 768 * 769 + 198 * 768 + encoder(768, 12, 768, 3072) + 2 * 768 + 769 * 1000,
+        "keras-cifar10": 109 * 64 + 144 * 64 + encoder(64, 8, 256, 128) + 2 * 64
+        + 9217 * 2048 + 2049 * 1024 + 1025 * 10,
+        "mnist-small": 17 * 8 + 8 + encoder(8, 2, 8, 32) + 2 * 8 + 9 * 10,
+        "mnist-token": 785 * 256 + encoder(256, 4, 256, 2048) + 257 * 10,
+        "folder-b16": sum((9 * a + 1 + 2) * b for a, b in pairwise(stem)) + 769 * 768 + 768
+        + encoder(768, 12, 768, 3072) + 2 * 768 + 769 * 10}
+    assert counts["imagenet-subset"] == 86_567_656      # timm's vit_base_patch16_224
+    assert counts["keras-cifar10"] == 21_666_762
+
+
+def test_keras_network_is_the_tutorials():
+    net = network("keras-cifar10", num_classes=10, depth=2)
+    given, x = weights(net), torch.from_numpy(images(net))
+    functional = torch.nn.functional
+
+    def layer(name, x):
+        return functional.linear(x, given[f"{name}.weight"], given[f"{name}.bias"])
+
+    def norm(name, x):
+        return functional.layer_norm(x, (64,), given[f"{name}.weight"], given[f"{name}.bias"], 1e-6)
+
+    def mlp(names, x):
+        for name in names:
+            x = functional.gelu(layer(name, x))
+        return x
+
+    patches = functional.unfold(x, 6, stride=6).transpose(1, 2)                         # [B, 144, 108]
+    x = patches @ given["patch_embed.proj.weight"].reshape(64, 108).T + given["patch_embed.proj.bias"]
+    x = x + given["pos_embed"]
+    for block in ("blocks.0", "blocks.1"):
+        q, k, v = (part.unflatten(-1, (4, 64)).transpose(1, 2)
+                   for part in layer(f"{block}.attn.qkv", norm(f"{block}.norm1", x)).chunk(3, -1))
+        shares = torch.softmax(q @ k.transpose(-1, -2) / 8, -1)
+        x = x + layer(f"{block}.attn.proj", (shares @ v).transpose(1, 2).flatten(2))
+        x = x + mlp([f"{block}.mlp.fc1", f"{block}.mlp.fc2"], norm(f"{block}.norm2", x))
+    expected = layer("head", mlp(["pre_logits.0.fc", "pre_logits.1.fc"], norm("norm", x).flatten(1)))
+    np.testing.assert_allclose(net(ms.Tensor(images(net))).asnumpy(), expected.numpy(), rtol=1e-3, atol=1e-3)
+
+
+def test_the_single_token_network_is_pytorchs_encoder():
+    net = network("mnist-token", num_classes=10, depth=2)
+    given = weights(net)
+    layer = torch.nn.TransformerEncoderLayer(256, 8, 2048, activation="gelu", batch_first=True)
+    encoder = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    names = {"self_attn.in_proj_weight": "attn.qkv.weight", "self_attn.in_proj_bias": "attn.qkv.bias",
+             "self_attn.out_proj": "attn.proj", "linear1": "mlp.fc1", "linear2": "mlp.fc2"}
+    state = {}
+    for name in encoder.state_dict():
+        ours = name.replace("layers.", "blocks.")
+        for theirs, word in names.items():
+            ours = ours.replace(theirs, word)
+        state[name] = given[ours]
+    encoder.load_state_dict(state)
+    with torch.no_grad():
+        x = torch.from_numpy(images(net)).flatten(1) @ given["patch_embed.proj.weight"].reshape(256, 784).T
+        x = encoder((x + given["patch_embed.proj.bias"])[:, None]).mean(1)
+        expected = x @ given["head.weight"].T + given["head.bias"]
+    np.testing.assert_allclose(net(ms.Tensor(images(net))).asnumpy(), expected.numpy(), rtol=1e-3, atol=1e-3)
