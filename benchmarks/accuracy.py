@@ -9,8 +9,8 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 from sklearn.isotonic import isotonic_regression
 
-from benchmarks.recipes import EVAL, METRICS, RECORD, Record
+from benchmarks.recipes import EVAL, METRICS, RECIPE, RECORD, Record
 from benchmarks.report import RESULTS, around, markdown, percent, spread, write
 from ms_vit import cli
+from ms_vit.data.corruptions import chosen
+from ms_vit.data.operations import parse
 from ms_vit.errors import DataError
-from ms_vit.recipe import RECIPES
+from ms_vit.recipe import RECIPES, Recipe
 from ms_vit.runs.metrics import read_metrics
 from ms_vit.writing import write_whole
 
@@ -35,6 +37,8 @@ SAME = ("options", "split", "checkpoint", "parameters")      # of the records of
 CHART = "accuracy.png"
 HEADER = ["recipe", "data, test images", "parameters", "epochs", "seeds", "test top-1, %", "top-5, %", "in", "minutes",
           "published"]
+CORRUPTED_HEADER = ["recipe", "data", "as they are, %", "under all 15, %", "under those trained with, %",
+                    "under the others, %"]
 OTHERS_HEADER = ["published", "data", "parameters", "epochs", "top-1, %", "top-5, %", "minutes", "source"]
 # Okabe and Ito's colours, which the colour-blind tell apart; shapes tell them, too.
 LOOKS = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P")]
@@ -42,7 +46,11 @@ LOOKS = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"),
 
 @dataclass(frozen=True)
 class Run:
-    """A folder of benchmarks.recipes. top1, top5: of the test images, from 0 to 1. epochs: those that were trained."""
+    """A folder of benchmarks.recipes. top1, top5: of the test images, from 0 to 1. epochs: those that were trained.
+
+    corrupted: top-1 by corruption, the mean over its strengths, where that was scored. trained_with: corruptions that
+    the training images had.
+    """
 
     record: Record
     data: str
@@ -50,6 +58,12 @@ class Run:
     top1: float
     top5: float
     epochs: int
+    corrupted: dict[str, float] = field(default_factory=dict)
+    trained_with: tuple[str, ...] = ()
+
+    def under(self, names: Collection[str]) -> float:
+        """Mean top-1 under these corruptions."""
+        return statistics.mean(self.corrupted[name] for name in names)
 
 
 @dataclass(frozen=True)
@@ -99,17 +113,23 @@ class Row:
     def first(self) -> Run:
         return self.runs[0]
 
+    @property
+    def called(self) -> str:
+        """The recipe, and with which options."""
+        options = self.told("options")
+        return f"`{self.recipe}`" + (f" with `{options}`" if options else "")
+
     def told(self, key: str) -> str:
         """What the records say, once."""
         return " or ".join(dict.fromkeys(str(getattr(run.record, key)) for run in self.runs))
 
     def cells(self, others: Sequence[Published]) -> list[str]:
-        run, options = self.first, self.told("options")
+        run = self.first
         epochs = f"{run.epochs}, the {self.told('checkpoint').lower()}"
-        return [f"`{self.recipe}`" + (f" with `{options}`" if options else ""),
-                f"{run.data}, {run.images:,} of {run.record.split}/", millions(run.record.parameters), epochs,
-                str(len(self.runs)), percent(self.top1), percent([run.top5 for run in self.runs]), self.precision,
-                spread(self.minutes, 1), "; ".join(str(other) for other in others if self.recipe in other.beside)]
+        return [self.called, f"{run.data}, {run.images:,} of {run.record.split}/", millions(run.record.parameters),
+                epochs, str(len(self.runs)), percent(self.top1), percent([run.top5 for run in self.runs]),
+                self.precision, spread(self.minutes, 1),
+                "; ".join(str(other) for other in others if self.recipe in other.beside)]
 
     @property
     def expected(self) -> str:
@@ -182,10 +202,17 @@ def load_run(folder: Path) -> Run:
             raise ValueError(f"{RECORD} tells of {record.recipe}, seed {record.seed}")
         scored = json.loads((folder / EVAL).read_text())
         epochs = read_metrics(folder / METRICS)[1]
-        return Run(record, scored["data"], scored["images"], scored["top1"], scored["top5"], epochs[-1]["epoch"])
+        return Run(record, scored["data"], scored["images"], scored["top1"], scored["top5"], epochs[-1]["epoch"],
+                   scored.get("corrupted", {}).get("means", {}), trained_with(Recipe.load(folder / RECIPE)))
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise DataError(f"{folder} is no result of benchmarks.recipes ({type(error).__name__}: {error}); remove it, "
                         "and have it done again") from error
+
+
+def trained_with(recipe: Recipe) -> tuple[str, ...]:
+    """The corruptions that a recipe gives to training images."""
+    return tuple(each.name for operation in map(parse, recipe.augment.train) if operation.name == "RandomCorruption"
+                 for each in chosen(operation.given().get("names", "all")))
 
 
 def read_published(file: Path = PUBLISHED) -> list[Published]:
@@ -201,7 +228,21 @@ def tables(rows: Sequence[Row], others: Sequence[Published]) -> str:
     ours = markdown([HEADER, *(row.cells(others) for row in rows)])
     same = [other for other in others if other.data in {row.first.data for row in rows}]
     theirs = markdown([OTHERS_HEADER, *(other.cells() for other in same)]) if same else ""
-    return "\n\n".join(filter(None, [ours, "\n".join(made_on(rows)), theirs]))
+    bad = under_corruption(rows)
+    return "\n\n".join(filter(None, [ours, "\n".join(made_on(rows)), theirs, markdown([CORRUPTED_HEADER, *bad]) if bad
+                                     else ""]))
+
+
+def under_corruption(rows: Sequence[Row]) -> list[list[str]]:
+    """Cells of those that were scored so; a data set's rows are split by what any of its recipes was trained with."""
+    scored, cells = [row for row in rows if all(run.corrupted for run in row.runs)], []
+    for row in scored:
+        known = {name for other in scored if other.first.data == row.first.data for name in other.first.trained_with}
+        every = set(row.first.corrupted)
+        cells.append([row.called, row.first.data, percent(row.top1),
+                      *(percent([run.under(names) for run in row.runs]) if names else ""
+                        for names in (every, every & known, every - known if known else set()))])
+    return cells
 
 
 def made_on(rows: Sequence[Row]) -> list[str]:

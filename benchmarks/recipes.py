@@ -84,7 +84,8 @@ class Finished:
 
 
 def recipes(recipes: str, *, seeds: int = 3, root: Path = Path("data"), weights: Path | None = None,
-            options: str = "", work: Path = Path("runs/recipes"), out: Path = RESULTS) -> Finished:
+            options: str = "", corrupt: bool = False, work: Path = Path("runs/recipes"),
+            out: Path = RESULTS) -> Finished:
     """Train recipes with several seeds, score each run on the test images, and keep what they came to.
 
     Args:
@@ -93,6 +94,8 @@ def recipes(recipes: str, *, seeds: int = 3, root: Path = Path("data"), weights:
         root: the folder that the data sets were downloaded to.
         weights: the file that those recipes start from which need one.
         options: further ones of `ms-vit train`, in one word - "--options=--train.epochs 1".
+        corrupt: score the test images under every corruption of `ms-vit eval --corrupt`, too; runs that are done aren't
+            trained again for that, as long as their run folders are there.
         work: folder of the run folders, and of what training says (NAME-SEED.log).
         out: folder of the results.
     """
@@ -100,11 +103,11 @@ def recipes(recipes: str, *, seeds: int = 3, root: Path = Path("data"), weights:
     # Whatever is wrong with one of them is told before the first has taken its hours.
     jobs = [job(name, seed, root, weights, split(options))
             for seed, name in itertools.product(range(seeds), recipes.split(","))]
-    missing = [each for each in jobs if not is_done(each, out / each.folder)]
+    missing = [each for each in jobs if not is_done(each, out / each.folder, corrupt=corrupt)]
     new = failed = 0
     for each in missing:
         try:
-            told = do(each, options, work / each.folder, out / each.folder)
+            told = do(each, options, work / each.folder, out / each.folder, corrupt=corrupt)
         except UserError as error:
             failed += 1
             say(f"{each}: {error}")
@@ -180,8 +183,11 @@ def test_of(recipe: Recipe) -> tuple[str, str]:
                     f"{test}/CLASS/")
 
 
-def is_done(job: Job, folder: Path) -> bool:
-    """Raises UsageError where what is there is another recipe's."""
+def is_done(job: Job, folder: Path, *, corrupt: bool) -> bool:
+    """Whether a result is there, with scores under corruption where these are asked for.
+
+    Raises UsageError where what is there is another recipe's.
+    """
     if not folder.exists():
         return False
     before, now = published(Recipe.load(folder / RECIPE)), published(job.recipe)
@@ -189,12 +195,12 @@ def is_done(job: Job, folder: Path) -> bool:
                for key, value in now[section].items() if before[section][key] != value]
     if changed:
         raise UsageError(f"{folder} is of another recipe ({'; '.join(changed)}); remove it, and it is done anew")
-    return True
+    return not corrupt or "corrupted" in json.loads((folder / EVAL).read_text())
 
 
 # --- doing it
 
-def do(job: Job, options: str, run: Path, folder: Path) -> str:
+def do(job: Job, options: str, run: Path, folder: Path, *, corrupt: bool) -> str:
     """Trains in `run`, or goes on there, scores, and keeps the result in `folder`; tells of it.
 
     Raises DataError where a command fails, or the two looks at the same images differ.
@@ -206,7 +212,8 @@ def do(job: Job, options: str, run: Path, folder: Path) -> str:
     precision = "bfloat16" if trained["precision"] == "bfloat16" else "float32"
     checkpoint = run / "checkpoints" / (run / "checkpoints" / job.checkpoint).read_text().strip()
     scored = verb(["eval", str(checkpoint), "--data", str(recipe.data.folder), "--split", job.split, "--batch-size",
-                   str(recipe.train.batch_size), "--precision", precision, "--out", str(run / EVAL)], log)
+                   str(recipe.train.batch_size), "--precision", precision, "--out", str(run / EVAL),
+                   *(["--corrupt", "all"] if corrupt else [])], log)
     agree(run, job, scored)
     record = Record(recipe=job.name, seed=job.seed, options=shlex.join(map(placeless, split(options))),
                     split=job.split, checkpoint=job.checkpoint, precision=trained["precision"],
@@ -252,6 +259,7 @@ def keep(run: Path, folder: Path, recipe: Recipe, record: Record) -> None:
         (part / RECIPE).write_text(f"# {record.machine['driver']}\n{text}", encoding="utf-8")
         (part / EVAL).write_text(json.dumps(evaluation, indent=1))
         (part / RECORD).write_text(json.dumps(asdict(record), indent=1))
+        shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)

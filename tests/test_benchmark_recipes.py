@@ -109,6 +109,18 @@ def test_what_is_done_is_not_done_again(done, root, monkeypatch, capsys):
     assert "tiny-0 is of another recipe (train.batch_size was 8, is 4); remove it" in told
 
 
+def test_a_run_that_is_done_is_scored_under_corruption_without_training_it_again(done, root, tmp_path):
+    folder = Path(shutil.copytree(done, tmp_path / "done"))
+    before = json.loads((folder / "results" / "tiny-0" / "eval.json").read_text())
+    assert recipes.main(words(folder / "tiny.yaml", root, folder, "--seeds", "1", "--options=--train.batch_size=8",
+                              "--corrupt")) == 0
+    after = json.loads((folder / "results" / "tiny-0" / "eval.json").read_text())
+    assert len(after["corrupted"]["means"]) == 15 and after | {"corrupted": 0} == before | {"corrupted": 0}
+    assert (folder / "work" / "tiny-0.log").read_text().count("all there is to do") == 1
+    (row,) = [row for row in accuracy.load(folder / "results") if row.first.corrupted]
+    assert row.first.under(["fog"]) == np.mean(after["corrupted"]["top1"]["fog"])
+
+
 def test_interrupted_it_saves_and_the_same_command_goes_on(root, tmp_path):
     """By a signal to all processes of the group, as a terminal sends Ctrl-C: training must not get it twice."""
     command = [sys.executable, "-m", "benchmarks.recipes", *words(recipe(tmp_path, epochs=60), root, tmp_path),
@@ -234,6 +246,18 @@ def test_the_table_has_means_and_deviations_beside_what_is_published_on_the_same
     assert "| Theirs | few | 21.7 M | 100 | 89.5 | 99 |  | a page |" in page and "Elsewhere" not in page
     assert ROWS[0].expected == (
         "test top-1 91.00 +- 1.00 % (3 seeds), 2.0 +- 0.0 min on 2 cores (CPU, MindSpore 2.10.0, float32).")
+
+
+def test_what_training_with_corruptions_gains_is_told_apart_for_those_that_it_had_not():
+    plain, robust = ({"fog": 0.5, "frost": 0.4, "snow": 0.3}, {"fog": 0.9, "frost": 0.6, "snow": 0.3})
+    rows = [Row("one", [replace(ran("one", seed, 0.9), corrupted=plain) for seed in range(2)]),
+            Row("two", [replace(ran("two", 0, 0.8), corrupted=robust, trained_with=("fog",))]),
+            Row("elsewhere", [replace(ran("elsewhere", 0, 0.7, data="other"), corrupted=plain)])]
+    assert accuracy.under_corruption([*rows, ROWS[1]]) == [
+        ["`one`", "few", "90.00 +- 0.00", "40.00 +- 0.00", "50.00 +- 0.00", "35.00 +- 0.00"],
+        ["`two`", "few", "80.00", "60.00", "90.00", "45.00"], ["`elsewhere`", "other", "70.00", "40.00", "", ""]]
+    assert accuracy.markdown([accuracy.CORRUPTED_HEADER, *accuracy.under_corruption(rows)]) in accuracy.tables(rows, [])
+    assert "under all 15" not in accuracy.tables(ROWS, [])
 
 
 def test_readme_header_and_chart_are_made_of_the_results(done, tmp_path, monkeypatch, capsys):
