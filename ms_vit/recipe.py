@@ -50,8 +50,10 @@ BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
                             "must be epochs above 0"),
     "augment.train": (bool, "must list an operation"),
     "augment.eval": (bool, "must list an operation"),
-    "augment.mean": (lambda mean: all(map(math.isfinite, mean)), "must be three numbers"),
-    "augment.std": (lambda std: all(0 < value < float("inf") for value in std), "must be three numbers above 0"),
+    "augment.mean": (lambda mean: len(mean) in (1, 3) and all(map(math.isfinite, mean)),
+                     "must be three numbers, or one for grey images"),
+    "augment.std": (lambda std: len(std) in (1, 3) and all(0 < value < float("inf") for value in std),
+                    "must be three numbers above 0, or one for grey images"),
 }
 
 
@@ -91,7 +93,7 @@ class Augment:
         train: for training; image_size, resize_size, mean and std stand for the model's and the recipe's.
         eval: for validation and prediction.
         crop_pct: resize_size is image_size / crop_pct.
-        mean: of the channels red, green, blue, from 0 to 1.
+        mean: of the channels red, green, blue, from 0 to 1; one number will do for a model of grey images.
         std: of the channels, likewise.
         repeats: how often a training image comes in a row, augmented anew each time; an epoch has as many steps as
             ever, and so sees the fewer images.
@@ -112,8 +114,8 @@ class Augment:
     ])
     eval: list[str] | None = None
     crop_pct: float | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
     repeats: int = 1
     alternate_flip: bool = False
     mixup: float = 0.0

@@ -1,4 +1,6 @@
-"""A file's bytes -> its pixels: JPEGs by simplejpeg (libjpeg-turbo), where MindSpore's Decode takes half again as long.
+"""A file's bytes -> its pixels, and these -> grey.
+
+JPEGs are decoded by simplejpeg (libjpeg-turbo), where MindSpore's Decode takes half again as long.
 
 Pixels are the same to the bit. What is unusual, CMYK or a file that simplejpeg complains of, is left to MindSpore and
 Pillow, and so comes out, or is refused, as by these.
@@ -45,6 +47,16 @@ class DecodeToPillow:
 
     def __call__(self, content: np.ndarray) -> Image.Image:
         return picture(io.BytesIO(content.tobytes()), self.at_least)
+
+
+class Grayscale:
+    """Pixels [H, W, 3] uint8 or Pillow's picture -> [H, W, 1] uint8, by Pillow's weights of the colours (BT.601)."""
+
+    random = False
+
+    def __call__(self, pixels: np.ndarray | Image.Image) -> np.ndarray:
+        picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+        return np.asarray(picture.convert("L"))[..., None]
 
 
 def jpeg_pixels(content: np.ndarray, at_least: AtLeast | None = None) -> np.ndarray | None:

@@ -15,6 +15,9 @@ What papers name, as a recipe writes it (before Normalize, but for the last):
     rotation, zoom          RandomRotationZoom(7.2, 0.2)
     corruption              RandomCorruption(0.5)
     random erasing          RandomErasing(0.25)     after HWC2CHW
+
+A model of one channel (model.channels: 1) sees images as Grayscale() makes them, which comes before Normalize where a
+recipe doesn't place it. Behind it there can be whatever takes pixels [H, W, 1]: no colours, no RandAugment.
 """
 
 import ast
@@ -36,13 +39,14 @@ from PIL import Image
 
 from ms_vit import limits
 from ms_vit.data.corruptions import STRENGTHS, chosen
-from ms_vit.data.decoding import Decode, DecodeToPillow
+from ms_vit.data.decoding import Decode, DecodeToPillow, Grayscale
 from ms_vit.data.images import AtLeast
 from ms_vit.errors import UsageError
 from ms_vit.registry import Registry
 
 NAMES = ("image_size", "resize_size", "mean", "std")    # what Preprocessing.names gives the values of
-PIXELS = ("Decode", "Resize", "CenterCrop", "Crop", "Pad", "PadToSize")     # give [H, W, 3] uint8, the same each time
+# Give [H, W, 3] or [H, W, 1] uint8, the same each time.
+PIXELS = ("Decode", "Resize", "CenterCrop", "Crop", "Pad", "PadToSize", "Grayscale")
 MAX_ORDERED = 5         # operations that RandomOrder takes: their orders are listed
 
 ENUMS: dict[str, type[Enum]] = {name: each for name, each in vars(vision).items()
@@ -224,7 +228,7 @@ def draws_in_python(built: Iterable[Any]) -> bool:
                if getattr(each, "random", True) is not False and type(each).__name__ not in (*PIXELS, "Compose")]
     # An operation that MindSpore has twice runs in Python where one before it does, or gives it Pillow's picture.
     return (any(getattr(each, "implementation", Implementation.PY) == Implementation.PY for each in every
-                if not isinstance(each, Decode))
+                if not isinstance(each, (Decode, Grayscale)))
             and any(getattr(each, "implementation", Implementation.PY) != Implementation.C for each in drawing))
 
 
@@ -250,6 +254,12 @@ def decode(to_pil: bool = False, at_least: AtLeast | None = None) -> Any:
     if not len(sides) <= 2 or not all(type(side) is int and side >= 1 for side in sides):
         raise ValueError(f"at_least is a number of pixels from 1, or (height, width), not {at_least}")
     return DecodeToPillow(at_least) if to_pil else Decode(at_least)
+
+
+@register("Grayscale")
+def grayscale() -> Grayscale:
+    """One channel of three; MindSpore's own takes Pillow's pictures alone."""
+    return Grayscale()
 
 
 @register("RandomOrder")

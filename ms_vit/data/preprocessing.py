@@ -20,8 +20,8 @@ class Preprocessing:
     """How a model wants its images: operations, with the values that their names stand for.
 
     transforms: the operations' texts; see operations.py. image_size in pixels, of both sides or (height, width);
-    resize_size is image_size / crop_pct; mean and std of the channels, from 0 to 1. The defaults are those of most
-    models for ImageNet.
+    resize_size is image_size / crop_pct; mean and std of the channels, three or one, from 0 to 1. The defaults are
+    those of most models for ImageNet.
     """
 
     transforms: list[str] = field(default_factory=lambda: [
@@ -36,12 +36,27 @@ class Preprocessing:
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
 
+    def for_channels(self, channels: int) -> "Preprocessing":
+        """The same for a model of so many: of one, with Grayscale ahead of Normalize, unless it is there.
+
+        Mean and std of three numbers become their luma: exact for the mean, and for the std of images that are grey.
+        """
+        if channels != 1:
+            return self
+        names, mean, std = [text.partition("(")[0].strip() for text in self.transforms], luma(self.mean), luma(self.std)
+        place = next((at for at, name in enumerate(names) if name in ("Normalize", "HWC2CHW")), len(names))
+        grey = [] if "Grayscale" in names else ["Grayscale()"]
+        return replace(self, mean=mean, std=std, transforms=[*self.transforms[:place], *grey, *self.transforms[place:]])
+
     def check(self) -> None:
         """Raises UsageError where these operations don't make an image for the model of a picture."""
         for name, low in (("mean", -math.inf), ("std", 0.0)):
             values = getattr(self, name)
-            if len(values) != 3 or not all(low < value < math.inf for value in values):
-                raise UsageError(f"{name} must be three numbers{' above 0' if name == 'std' else ''}, not {values}")
+            if len(values) not in (1, 3) or not all(low < value < math.inf for value in values):
+                raise UsageError(f"{name} must be three numbers{' above 0' if name == 'std' else ''}, or one for grey "
+                                 f"images, not {values}")
+        if len(self.mean) != len(self.std):
+            raise UsageError(f"mean and std are of other channels: {self.mean} and {self.std}")
         if not 0 < self.crop_pct <= 1:
             raise UsageError(f"crop_pct must be above 0 and at most 1, not {self.crop_pct}")
         if not self.transforms:
@@ -52,7 +67,7 @@ class Preprocessing:
                 made = operation(made)
             except Exception as error:      # those that are written in Python raise nearly anything
                 raise UsageError(f'"{text}" fails: {(str(error).splitlines() or [""])[0]}') from error
-        shape = (3, *self.sides)
+        shape = (len(self.mean), *self.sides)
         if not isinstance(made, np.ndarray) or made.shape != shape or made.dtype != np.float32:
             found = f"{made.dtype} {made.shape}" if isinstance(made, np.ndarray) else type(made).__name__
             raise UsageError(f"the transforms make {found} of a picture, not float32 {shape}")
@@ -87,12 +102,12 @@ class Preprocessing:
         return bound(given, self.names)
 
     def operations(self) -> list[Any]:
-        """What is done to an image, built: file bytes [n] uint8 -> [3, H, W] float32. Raises UsageError."""
+        """What is done to an image, built: file bytes [n] uint8 -> [C, H, W] float32. Raises UsageError."""
         names = self.names
         return [operation.build(names) for operation in self.parsed]
 
     def split(self) -> tuple["Preprocessing", "Preprocessing"]:
-        """What is done once, file bytes [n] -> pixels [H, W, 3] uint8, and what is done to these pixels each time.
+        """What is done once, file bytes [n] -> pixels [H, W, C] uint8, and what is done to these pixels each time.
 
         Nothing is done once where these pixels alone would not do for the rest. Raises UsageError where one of the
         transforms is no operation.
@@ -110,7 +125,7 @@ class Preprocessing:
         return replace(self, transforms=texts[:count]), replace(self, transforms=texts[count:])
 
     def apply(self, operations: list[Any], image: Image.Image) -> np.ndarray:
-        """What `operations`, these, make of a picture that is decoded already, by `at_least`: [3, H, W] float32."""
+        """What `operations`, these, make of a picture that is decoded already, by `at_least`: [C, H, W] float32."""
         first = self.parsed[0]
         made: Any
         if first.name == "Decode":
@@ -120,6 +135,13 @@ class Preprocessing:
         for operation in operations:
             made = operation(made)
         return made
+
+
+def luma(values: list[float]) -> list[float]:
+    """One number for red's, green's and blue's, weighted as Grayscale weighs them (ITU-R BT.601)."""
+    if len(values) != 3:
+        return values
+    return [round(sum(weight * value for weight, value in zip((0.299, 0.587, 0.114), values, strict=True)), 6)]
 
 
 def decodes_to_pillow(operation: Operation) -> bool:

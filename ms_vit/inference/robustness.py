@@ -1,7 +1,7 @@
 """Top-1 accuracy under corruption: each image once for every corruption and strength."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -50,7 +50,7 @@ class Robustness:
 class CorruptedBatches:
     """Every image of `split` by each of `corruptions` at each strength, batch by batch.
 
-    Gives, for each batch of files and each of `settings`, the setting's index, images [n, 3, H, W] float32 and labels
+    Gives, for each batch of files and each of `settings`, the setting's index, images [n, C, H, W] float32 and labels
     [n] int32. Files are decoded once, and no more than two batches of images are made ahead.
 
     Raises what Batches raises, and UsageError where the operations don't begin with those that bring an image to its
@@ -61,6 +61,9 @@ class CorruptedBatches:
                  batch_size: int, workers: int | None = None):
         self.settings = [(corruption, strength) for corruption in corruptions for strength in STRENGTHS]
         first, rest = preprocessing.split()
+        if first.transforms and first.parsed[-1].name == "Grayscale":       # corruptions are of colours
+            first, rest = (replace(first, transforms=first.transforms[:-1]),
+                           replace(rest, transforms=[*first.transforms[-1:], *rest.transforms]))
         made: Any = encoded(Image.new("RGB", (64, 48)))
         for operation in first.operations() if first.transforms else ():
             made = operation(made)

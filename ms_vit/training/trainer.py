@@ -26,6 +26,7 @@ from ms_vit.errors import DataError, UsageError
 from ms_vit.inference.engines import on_mindspore
 from ms_vit.inference.predictor import score
 from ms_vit.inference.scores import Scores
+from ms_vit.models.config import ViTConfig
 from ms_vit.models.kernels import bfloat16, compiled
 from ms_vit.models.vit import ViT
 from ms_vit.progress import say
@@ -132,7 +133,7 @@ class Trainer(Callback):
         config = merged_config(self.pretrained, weights, named.name, **named.changes | {"num_classes": len(labels)}) \
             if self.pretrained else named.configure(num_classes=len(labels))
         self.spec = ModelSpec(config=config, labels=labels, preprocessing=preprocessing(
-            self.recipe.augment, config.image_size, self.pretrained, data))
+            self.recipe.augment, config, self.pretrained, data))
 
     def prepare_data(self, data: Path) -> None:
         """Folder -> batches."""
@@ -143,7 +144,7 @@ class Trainer(Callback):
             "leave_out": (unreadable(data, self.run, self.layout.files(), self.world)
                           if self.recipe.data.bad_images == "skip" else ()),
             "world": self.world}
-        augmented = replace(prepared, transforms=self.recipe.augment.train)
+        augmented = replace(prepared, transforms=self.recipe.augment.train).for_channels(self.spec.config.channels)
         self.batches = Batches(self.layout.train, self.spec.labels, augmented, training=True, seed=train.seed,
                                repeats=self.recipe.augment.repeats, alternate_flip=self.recipe.augment.alternate_flip,
                                **how)
@@ -231,7 +232,7 @@ class Trainer(Callback):
             f"({self.state.precision}, {'compiled' if self.operators else 'MindSpore'} kernels)")
         say(f"{self.recipe.data.folder}: {self.batches.steps} training batches of {self.recipe.train.batch_size}, "
             f"{self.validation.steps} for validation")
-        for name, transforms in (("train", self.recipe.augment.train), ("eval", prepared.transforms)):
+        for name, transforms in (("train", self.batches.whole.transforms), ("eval", prepared.transforms)):
             say(f"  {name}: " + " -> ".join(transforms))
         said = {key: value for key, value in prepared.names.items() if key in ("image_size", "resize_size")}
         say(f"  {', '.join(f'{key} {value}' for key, value in said.items())}, mean {prepared.mean}, std {prepared.std}")
@@ -463,14 +464,13 @@ def data_folder(recipe: Recipe) -> Path:
     return data
 
 
-def preprocessing(augment: Augment, image_size: Any, pretrained: Pretrained | None, data: Path) -> Preprocessing:
+def preprocessing(augment: Augment, config: ViTConfig, pretrained: Pretrained | None, data: Path) -> Preprocessing:
     """How images are prepared for evaluation: by the recipe, the weights, the data's card, else as for ImageNet.
 
-    The card knows mean and std alone; whose these are is said.
+    The card knows mean and std alone; whose these are is said. Raises UsageError where the network wants other images.
     """
     asked = {"transforms": augment.eval, "crop_pct": augment.crop_pct, "mean": augment.mean, "std": augment.std}
-    given = {key: list(value) if isinstance(value, tuple) else value
-             for key, value in asked.items() if value is not None}
+    given = {key: value for key, value in asked.items() if value is not None}
     card = card_of(data)
     known = {"the recipe's": given, "the weights'": pretrained.preprocessing if pretrained else {},
              "the card's": {"mean": list(card.mean), "std": list(card.std)} if card else {}}
@@ -478,7 +478,13 @@ def preprocessing(augment: Augment, image_size: Any, pretrained: Pretrained | No
              for key in ("mean", "std")}
     say("mean and std are " + (whose["mean"] if whose["mean"] == whose["std"] else
                                f"{whose['mean']} and {whose['std']}"))
-    return Preprocessing(image_size=image_size, **known["the card's"] | known["the weights'"] | given)
+    if config.channels not in (1, 3):
+        raise UsageError(f'"model.channels" must be 3, or 1 for grey images, to train on image files, not '
+                         f"{config.channels}")
+    prepared = Preprocessing(image_size=config.image_size, **known["the card's"] | known["the weights'"] | given)
+    prepared = prepared.for_channels(config.channels)
+    prepared.check()
+    return prepared
 
 
 def workers(recipe: Recipe, state: TrainState) -> int:

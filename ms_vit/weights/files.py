@@ -45,7 +45,7 @@ class ModelSpec:
             config = ViTConfig.from_dict(dict(values["config"]))
         except (TypeError, ValueError) as error:
             raise UsageError(str(error)) from error
-        return cls(config=config, labels=labels, preprocessing=prepared)
+        return cls(config=config, labels=labels, preprocessing=prepared.for_channels(config.channels))
 
 
 def save_parameters(path: Path, parameters: dict[str, Parameter], spec: ModelSpec | None = None) -> None:

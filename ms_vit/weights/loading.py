@@ -22,8 +22,10 @@ from ms_vit.weights.formats import Pretrained, recognise
 from ms_vit.weights.resampling import resample_patch_kernel, resample_positions
 
 # What weights are trained for, whatever the model's name says: with another GELU, say, they compute something else.
-FILE_DECIDES = ("channels", "class_token", "distilled", "registers", "class_position", "pos_embed", "post_norm",
+FILE_DECIDES = ("class_token", "distilled", "registers", "class_position", "pos_embed", "post_norm",
                 "qk_norm", "layer_scale", "fc_norm", "pool", "epsilon", "gelu", "gelu_twice", "head_dim", "head_hidden")
+# The kernels that see an image.
+FIRST = ("patch_embed.proj.weight", "patch_embed.stem.0.conv.weight", "patch_embed.stem.0.conv1.weight")
 
 
 @dataclass(kw_only=True)
@@ -137,7 +139,15 @@ def fit(net: ViT, pretrained: Pretrained, path: Path, *, labels: Labels | None =
 
 
 def resize(arrays: dict[str, np.ndarray], wanted: dict[str, Parameter], net: ViT, report: Loaded) -> None:
-    """Resamples positions and patch kernel where the network's image or patch size is another."""
+    """Resamples positions and patch kernel where the network's image or patch size is another, or its images are grey.
+
+    Of kernels that see red, green and blue the sum sees grey, as in timm.
+    """
+    for name in FIRST:
+        if name in wanted and name in arrays and arrays[name].ndim == 4 and wanted[name].shape[1] == 1 and \
+                arrays[name].shape[1] == 3:
+            arrays[name] = arrays[name].sum(1, keepdims=True)
+            report.resized.append("channels 3 -> 1")
     kernel, positions, config = arrays.get("patch_embed.proj.weight"), arrays.get("pos_embed"), net.config
     shape = tuple(wanted["patch_embed.proj.weight"].shape)
     if kernel is not None and kernel.shape[:2] == shape[:2] and \
@@ -211,8 +221,8 @@ def read_model(path: Path, model: str | None = None) -> tuple[Pretrained, ModelS
         raise DataError(f"{path} has no head to predict with; train one first, with --model.weights {path}")
     labels = pretrained.labels or numbered(pretrained.config["num_classes"])
     config = merged_config(pretrained, path, None if pretrained.format == "ms-vit" else model)
-    return pretrained, ModelSpec(config=config, labels=labels, preprocessing=Preprocessing(
-        image_size=config.image_size, **pretrained.preprocessing))
+    prepared = Preprocessing(image_size=config.image_size, **pretrained.preprocessing)
+    return pretrained, ModelSpec(config=config, labels=labels, preprocessing=prepared.for_channels(config.channels))
 
 
 def network(pretrained: Pretrained, spec: ModelSpec, path: Path) -> ViT:
@@ -237,7 +247,7 @@ def merged_config(pretrained: Pretrained, path: Path, name: str | None = None, *
                  if key in told and changes.get(key) is None and told[key] != values[key]]
         if other:
             raise DataError(f"{path} is no {name}: it has {', '.join(other)}")
-        values |= {key: told[key] for key in (*FILE_DECIDES, "num_classes") if key in told}
+        values |= {key: told[key] for key in (*FILE_DECIDES, "channels", "num_classes") if key in told}
     if "num_heads" not in values and changes.get("num_heads") is None:
         if told["dim"] % HEAD_DIM:
             raise UsageError(f"{path} doesn't tell its attention heads, and its width of {told['dim']} is none of "
