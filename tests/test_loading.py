@@ -92,7 +92,7 @@ def test_metadata_that_make_no_sense_are_told(spec, says, arrays, tmp_path):
     "Resize(16_385)": "16385 is too large a number; 16,384 is the most", "Pad(-16_385)": "too large a number",
     "Resize(size=[image_size] * 9)": "can't be", "Resize()": "can't be", "Resize(0)": "can't be",
     "Resize('\\ud800')": "can't be", "CenterCrop(5)": "make float32 (3, 5, 5) of a picture, not float32 (3, 16, 16)",
-    "HWC2CHW()": "fails", "Grayscale(1)": "fails", "Decode()": "fails"}.items()}))
+    "HWC2CHW()": "fails", "RandomGrayscale(1.0)": "fails", "Decode()": "fails"}.items()}))
 def test_a_transform_that_is_none_is_told_and_not_run(text, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = Preprocessing(image_size=16, transforms=["Decode()", "Resize((16, 16))", text, "Normalize(mean, std)",

@@ -113,7 +113,7 @@ def test_a_network_that_cannot_be_is_refused_before_it_is_built(model, says):
 
 
 def test_an_unknown_recipe_is_told_with_those_there_are():
-    with pytest.raises(UsageError, match="digits, imagenet-subset"):
+    with pytest.raises(UsageError, match="digits, folder-b16, imagenet-subset"):
         Recipe.load("digit")
 
 

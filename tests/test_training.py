@@ -17,7 +17,7 @@ from ms_vit.models.vit import ViT
 from ms_vit.recipe import Augment, Schedule
 from ms_vit.training.callbacks import DataWait
 from ms_vit.training.ema import Average
-from ms_vit.training.gradients import hyper_map, scaled
+from ms_vit.training.gradients import hyper_map, scaled, top1
 from ms_vit.training.losses import BinaryCrossEntropy, CrossEntropy
 from ms_vit.training.mixing import Mixing, boxes
 from ms_vit.training.optimizers import Adam, decays, trainable
@@ -189,6 +189,53 @@ def test_steps_lower_the_loss_of_a_batch():
     losses = [loss_of(step) for _ in range(8)]
     assert losses[0] == pytest.approx(np.log(3), rel=1e-5)      # the head starts from zero
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_network_learns_a_batch_by_heart():
+    """Images and labels are drawn: all that there is to learn is which is which."""
+    random = np.random.default_rng(0)
+    images = ms.Tensor(random.normal(size=(16, 3, 8, 8)), ms.float32)
+    labels = ms.Tensor(random.integers(0, 5, 16), ms.int32)
+    ms.set_seed(0)
+    net = ViT(ViTConfig(image_size=8, patch_size=4, num_classes=5, dim=32, depth=2, num_heads=2, mlp_dim=64))
+    step = TrainStep(net, CrossEntropy(), Adam(net.trainable_params(), np.full(100, 3e-3, np.float32)), recent=100)
+    step.set_train(True)
+    for _ in range(100):
+        step(images, labels)
+    losses, _, top1 = step.recent.rows.asnumpy().T
+    assert losses[0] == pytest.approx(np.log(5), rel=1e-5) and losses[-1] < 0.02
+    assert top1[0] < 0.5 and (top1[-50:] == 1).all()
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"recompute": True}, {"accumulate": 2}, {"scale_loss": True}])
+def test_a_step_keeps_the_share_of_images_that_it_knew(options):
+    net, _, step = small_step(recent=3, **options)
+    images, labels = batch()
+    for _ in range(3):
+        net.set_train(False)
+        answers = net(images).asnumpy().argmax(1)
+        net.set_train(True)
+        step(images, labels)
+        assert step.recent.rows.asnumpy()[-1, 2] == pytest.approx((answers == labels.asnumpy()).mean(), abs=1e-6)
+
+
+def test_images_that_are_mixed_have_no_share_that_was_known():
+    mixed = Mixing(Augment(mixup=0.5), steps=3, classes=3, size=(8, 8), seed=0)
+    _, _, step = small_step(mixing=mixed)
+    step(*batch())
+    assert np.isnan(step.recent.rows.asnumpy()[-1, 2]) and np.isfinite(step.recent.rows.asnumpy()[-1, :2]).all()
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_what_a_student_knows_is_judged_by_the_labels_and_by_both_heads(heads):
+    random = np.random.default_rng(0)
+    one, other, teacher = random.normal(size=(3, 9, 4)).astype(np.float32)
+    labels = random.integers(0, 4, 9)
+    targets = ms.Tensor(np.stack([np.eye(4, dtype=np.float32)[labels], teacher], 1))
+    logits = ms.Tensor(one) if heads == 1 else (ms.Tensor(one), ms.Tensor(other))
+    expected = ((one + other if heads == 2 else one).argmax(1) == labels).mean()
+    assert float(top1(logits, targets).asnumpy()) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])

@@ -113,7 +113,7 @@ def test_training_says_what_it_will_do_and_how_long_it_takes(trained):
     assert "RandomCropDecodeResize(image_size, scale=(0.8, 1.0), ratio=(0.8, 1.25)) -> RandomRotation(10)" in told
     assert "Decode() -> Resize((image_size, image_size))" in told
     assert "images/s on CPU: 82 steps will take about" in told
-    assert "epoch 2 of 2: loss" in told
+    assert "epoch 2 of 2: train loss" in told
     assert "val: 359 decoded images stay in memory" in told
     assert re.search(r"training waited for data \d+\.\d % of the time", told)
 

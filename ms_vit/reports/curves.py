@@ -22,10 +22,12 @@ def draw_curves(metrics: Path, out: Path, title: str) -> None:
     loss.set(title="loss", xlabel="step")
     loss.legend(frameon=False)
 
-    plot(accuracy, epochs, "epoch", "val_top1", 100, marker=".", label="top-1")
-    plot(accuracy, epochs, "epoch", "val_top5", 100, marker=".", label="top-5")
+    plot(accuracy, epochs, "epoch", "val_top1", 100, marker=".", label="validation, top-1")
+    plot(accuracy, epochs, "epoch", "val_top5", 100, marker=".", label="validation, top-5")
+    if told := [line for line in epochs if "train_top1" in line]:       # not where images are mixed
+        plot(accuracy, told, "epoch", "train_top1", 100, marker=".", label="train, top-1")
     best = max(epochs, key=lambda line: line["val_top1"])
-    accuracy.set(title=f"validation, best top-1 {100 * best['val_top1']:.1f} % (epoch {best['epoch']})", xlabel="epoch",
+    accuracy.set(title=f"best validation top-1 {100 * best['val_top1']:.1f} % (epoch {best['epoch']})", xlabel="epoch",
                  ylabel="%")
     accuracy.legend(frameon=False, loc="lower right")
 

@@ -42,6 +42,8 @@ class TrainState:
     precision: str = ""
     images: str = ""
     loss_sum: float = 0.0       # of the epoch under way
+    top1_sum: float = 0.0       # of its steps that have a top-1, of which there are
+    top1_steps: int = 0
     loss_level: float = 0.0     # its running mean, see Divergence of training/
     rollbacks: int = 0
     seconds: float = field(default=0.0, compare=False)

@@ -19,10 +19,26 @@ def _scaled(factor, x):
     return x * factor.astype(x.dtype)
 
 
-class Gradients(nn.Cell):
-    """(images [B, 3, H, W], labels [B] or targets [B, C]) -> the batch's mean loss, and its gradients by `params`.
+def top1(logits, labels):
+    """The share of a batch whose largest logit is the label's, float32: logits [B, C], labels [B] -> a scalar.
 
-    Both are multiplied by the scale of `scaler` where there is one (float16).
+    Targets [B, C], or those of Teacher, [B, 2, C], may take the labels' place, and logits of both heads be given, whose
+    mean is what such a network answers.
+    """
+    if isinstance(logits, tuple):
+        logits = logits[0] + logits[1]
+    if labels.ndim == 3:
+        labels = labels[:, 0]
+    if labels.ndim == 2:
+        labels = ops.argmax(labels, -1)
+    answers = ops.argmax(logits.astype(ms.float32), -1)
+    return (answers.astype(ms.int32) == labels.astype(ms.int32)).astype(ms.float32).mean()
+
+
+class Gradients(nn.Cell):
+    """(images [B, 3, H, W], labels [B] or targets [B, C]) -> (the batch's mean loss, its top-1), gradients by `params`.
+
+    Loss and gradients are multiplied by the scale of `scaler` where there is one (float16).
     """
 
     def __init__(self, net: nn.Cell, loss: nn.Cell, params: list[Parameter], scaler=None):
@@ -30,14 +46,14 @@ class Gradients(nn.Cell):
         self.net = net
         self.loss = loss
         self.scaler = scaler
-        self.loss_and_gradients = ops.value_and_grad(self.forward, None, ParameterTuple(params))
+        self.loss_and_gradients = ops.value_and_grad(self.forward, None, ParameterTuple(params), has_aux=True)
 
-    def scaled_loss(self, logits, labels):
+    def judge(self, logits, labels):
         loss = self.loss(logits, labels)
-        return self.scaler.scale(loss) if self.scaler is not None else loss
+        return self.scaler.scale(loss) if self.scaler is not None else loss, top1(logits, labels)
 
     def forward(self, images, labels):
-        return self.scaled_loss(self.net(images), labels)
+        return self.judge(self.net(images), labels)
 
     def construct(self, images, labels):
         return self.loss_and_gradients(images, labels)
@@ -62,12 +78,12 @@ class RecomputedGradients(Gradients):
         self.depth = len(self.blocks)
         self.of_blocks = [ParameterTuple(block) for block in of_blocks]
         self.outer = ParameterTuple(outer)
-        self.end = ops.value_and_grad(self.loss_of_features, 0, self.outer)
+        self.end = ops.value_and_grad(self.classify, 0, self.outer, has_aux=True)
         self.block_gradients = ops.GradOperation(get_all=True, get_by_list=True, sens_param=True)
         self.embed_gradients = ops.GradOperation(get_by_list=True, sens_param=True)
 
-    def loss_of_features(self, x, labels):
-        return self.scaled_loss(self.net.classify(x), labels)
+    def classify(self, x, labels):
+        return self.judge(self.net.classify(x), labels)
 
     def embed(self, images):
         return self.net.embed(images)
@@ -76,7 +92,7 @@ class RecomputedGradients(Gradients):
         inputs = [self.embed(images)]                                                  # of each block, [B, N, D]
         for i in range(self.depth):
             inputs.append(self.blocks[i](inputs[i]))
-        loss, (gradient, at_end) = self.end(inputs[self.depth], labels)
+        loss_and_top1, (gradient, at_end) = self.end(inputs[self.depth], labels)
         inner: tuple = ()
         for i in range(self.depth - 1, -1, -1):
             # The second run waits for the gradient; else it would be merged with the first, and nothing saved.
@@ -88,7 +104,7 @@ class RecomputedGradients(Gradients):
         gradients: tuple = ()
         for place in self.order:
             gradients = (*gradients, made[place])
-        return loss, gradients
+        return loss_and_top1, gradients
 
 
 class Accumulated(nn.Cell):
@@ -109,12 +125,12 @@ class Accumulated(nn.Cell):
         images = images.reshape(self.count, -1, *images.shape[1:])                     # [count, B / count, 3, H, W]
         labels = labels.reshape(self.count, -1, *labels.shape[1:])
         ops.assign(self.number, Tensor([0], ms.int32))
-        loss, gradients = self.gradients(images[0], labels[0])
+        (loss, right), gradients = self.gradients(images[0], labels[0])
         i = Tensor(1, ms.int32)
         while i < self.count:                           # a loop of the graph: compiled once
             ops.assign(self.number, i.reshape(1))
-            next_loss, next_gradients = self.gradients(ops.gather(images, i, 0), ops.gather(labels, i, 0))
-            loss = loss + next_loss
+            (next_loss, next_right), next_gradients = self.gradients(ops.gather(images, i, 0), ops.gather(labels, i, 0))
+            loss, right = loss + next_loss, right + next_right
             gradients = hyper_map(added, gradients, next_gradients)
             i = i + 1
-        return loss * self.share, hyper_map(ops.partial(scaled, self.share), gradients)
+        return (loss * self.share, right * self.share), hyper_map(ops.partial(scaled, self.share), gradients)

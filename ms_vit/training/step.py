@@ -27,16 +27,16 @@ class GlobalNorm(nn.Cell):
 class Recent(nn.Cell):
     """Keeps what the last `steps` steps came to on the device, so that it needn't wait for the host to read it.
 
-    (loss, norm), scalars -> `rows` float32 [steps, 2], the newest last.
+    (loss, norm, top1), scalars -> `rows` float32 [steps, 3], the newest last.
     """
 
     def __init__(self, steps: int):
         super().__init__(auto_prefix=False)
         self.steps = steps
-        self.rows = Parameter(Tensor(np.zeros((steps, 2)), ms.float32), name="recent", requires_grad=False)
+        self.rows = Parameter(Tensor(np.zeros((steps, 3)), ms.float32), name="recent", requires_grad=False)
 
-    def construct(self, loss, norm):
-        row = ops.stack((loss.astype(ms.float32), norm)).reshape(1, 2)
+    def construct(self, loss, norm, top1):
+        row = ops.stack((loss.astype(ms.float32), norm, top1)).reshape(1, 3)
         return ops.assign(self.rows, ops.concat((self.rows[1:], row)) if self.steps > 1 else row)
 
 
@@ -50,7 +50,8 @@ class TrainStep(TopCell):
     accumulate: micro-batches that a batch is cut into, one after the other; must divide B.
     mixing: mixes the images of a batch first. teacher: adds its logits to the labels; `loss` is then a Distillation.
     average: follows the parameters. seed: of what dropout drops.
-    reducer: makes of each process's gradients their mean over all (World). recent: steps whose loss and norm are kept.
+    reducer: makes of each process's gradients their mean over all (World). recent: steps whose loss, norm and top-1 are
+        kept; the latter is that of the images as they are trained on, NaN for mixed ones, which have no one label.
     """
 
     def __init__(self, net: nn.Cell, loss: nn.Cell, optimizer: nn.Cell, *, clip_norm: float = 0.0,
@@ -68,6 +69,7 @@ class TrainStep(TopCell):
         self.average = average
         self.reducer = reducer
         self.recent = Recent(recent)
+        self.none = Tensor(float("nan"), ms.float32)
         self.micro_batch = Parameter(Tensor([0], ms.int32), name="micro_batch", requires_grad=False)
         follow(net, optimizer.step, self.micro_batch, seed)
         gradients = (RecomputedGradients if recompute else Gradients)(net, loss, optimizer.params, self.scaler)
@@ -83,13 +85,15 @@ class TrainStep(TopCell):
             images, labels = self.mixing(images, labels, self.optimizer.step)
         if self.teacher is not None:
             labels = self.teacher(images, labels)
-        loss, gradients = self.gradients(images, labels)
+        (loss, top1), gradients = self.gradients(images, labels)
+        if self.mixing is not None:
+            top1 = self.none
         if self.reducer is not None:
             gradients = self.reducer(gradients)
         if self.scaler is None:
             norm = self.norm(gradients)
             loss = ops.depend(loss, self.apply(gradients, norm))
-            return ops.depend(loss, self.recent(loss, norm)), norm
+            return ops.depend(loss, self.recent(loss, norm, top1)), norm
         loss, gradients = self.scaler.unscale(loss), self.scaler.unscale(gradients)
         finite = amp.all_finite(gradients)
         self.scaler.adjust(finite)
@@ -97,7 +101,7 @@ class TrainStep(TopCell):
         if finite:
             norm = self.norm(gradients)
             loss = ops.depend(loss, self.apply(gradients, norm))
-        return ops.depend(loss, self.recent(loss, norm)), norm
+        return ops.depend(loss, self.recent(loss, norm, top1)), norm
 
     def apply(self, gradients, norm):
         factor = Tensor(1.0, ms.float32)

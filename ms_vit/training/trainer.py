@@ -316,9 +316,11 @@ class Trainer(Callback):
             return
         rows = self.step.recent.rows.asnumpy()[-self.unseen:].astype("float64")
         self.unseen = 0
-        for loss, norm in (self.world.sum(rows) / self.world.size).tolist():
+        for loss, norm, top1 in (self.world.sum(rows) / self.world.size).tolist():
             self.state.step += 1
             self.state.loss_sum += loss
+            if not math.isnan(top1):        # else images are mixed
+                self.state.top1_sum, self.state.top1_steps = self.state.top1_sum + top1, self.state.top1_steps + 1
             if self.state.step % self.recipe.train.log_every == 0:
                 self.log(loss, norm)
             self.guard.judge(self.state, loss, norm)
@@ -353,18 +355,22 @@ class Trainer(Callback):
         """Counts an epoch with the scores after it, tells of it, and saves it where it is time to."""
         state, epochs = self.state, self.recipe.train.epochs
         train_loss = state.loss_sum / self.batches.steps
-        state.epoch, state.loss_sum = state.epoch + 1, 0.0
+        train_top1 = state.top1_sum / state.top1_steps if state.top1_steps else None
+        state.epoch, state.loss_sum, state.top1_sum, state.top1_steps = state.epoch + 1, 0.0, 0.0, 0
         best = scores.top1 > state.best_top1
         if best:
             state.best_top1, state.best_step = scores.top1, state.step
         self.count_seconds()
         if self.world.writes:
             self.metrics.write(
-                step=state.step, epoch=state.epoch, train_loss=train_loss, val_loss=scores.loss, val_top1=scores.top1,
-                val_top5=scores.top5, images_per_second=round(self.throughput.images_per_second, 1),
+                step=state.step, epoch=state.epoch, train_loss=train_loss,
+                **{"train_top1": train_top1} if train_top1 is not None else {},
+                val_loss=scores.loss, val_top1=scores.top1, val_top5=scores.top5,
+                images_per_second=round(self.throughput.images_per_second, 1),
                 data_wait=round(self.data_wait.share(self.epoch_began), 4),
                 validation_seconds=round(scores.seconds, 2), seconds=round(state.seconds, 1))
-        say(f"epoch {state.epoch:{len(str(epochs))}} of {epochs}: loss {train_loss:.3f}, "
+        say(f"epoch {state.epoch:{len(str(epochs))}} of {epochs}: train loss {train_loss:.3f}, "
+            + (f"top-1 {100 * train_top1:.2f} %, " if train_top1 is not None else "") +
             f"val loss {scores.loss:.3f}, top-1 {100 * scores.top1:.2f} %, top-5 {100 * scores.top5:.2f} %"
             + (" (best)" if best else ""))
         if best or state.epoch % self.recipe.checkpoint.every_epochs == 0 or state.epoch == epochs:
