@@ -193,6 +193,7 @@ def test_steps_lower_the_loss_of_a_batch():
 
 def test_a_network_learns_a_batch_by_heart():
     """Images and labels are drawn: all that there is to learn is which is which."""
+    ms.set_context(mode=ms.GRAPH_MODE)
     random = np.random.default_rng(0)
     images = ms.Tensor(random.normal(size=(16, 3, 8, 8)), ms.float32)
     labels = ms.Tensor(random.integers(0, 5, 16), ms.int32)
