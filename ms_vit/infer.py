@@ -81,7 +81,7 @@ def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path |
 
 @dataclass(frozen=True)
 class Look:
-    """A picture: its file and what it is called, as the network wants it, [3, H, W] float32, and as it is shown.
+    """A picture: its file and what it is called, as the network wants it, [C, H, W] float32, and as it is shown.
 
     error: what is wrong with one that can't be read.
     """

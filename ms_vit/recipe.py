@@ -337,8 +337,14 @@ class Recipe:
                 raise UsageError(f'"{key}" {words}, not {value}')
         if self.model.weights is None:      # else they have a say in it
             self.model.configure()
-        if self.train.teacher_model and self.train.teacher is None:
-            raise UsageError('"train.teacher_model" names the network of train.teacher, which is not given')
+        if self.schedule.name == "step" and not self.schedule.milestones:
+            raise UsageError('"schedule.milestones" must list the epochs after which step lowers the rate')
+        if self.train.teacher is None:
+            if self.train.teacher_model:
+                raise UsageError('"train.teacher_model" names the network of train.teacher, which is not given')
+            for key in ("distill", "distill_alpha", "distill_temperature"):
+                if getattr(self.loss, key) != getattr(Loss, key):
+                    raise UsageError(f'"loss.{key}" says how to learn from train.teacher, which is not given')
         if self.train.batch_size % self.train.accumulate:
             raise UsageError(f'"train.accumulate" must divide train.batch_size, {self.train.batch_size}')
 

@@ -20,7 +20,7 @@ from ms_vit.weights.loading import load_model, load_weights
 
 RECIPE = """
 data: {name: NAME}
-model: {image_size: 16, patch_size: 8, channels: 1, dim: 16, depth: 1, num_heads: 2, mlp_dim: 16}
+model: {image_size: 16, patch_size: 8, dim: 16, depth: 1, num_heads: 2, mlp_dim: 16}
 augment:
   train: ["Decode()", "Resize((16, 16))", TRAIN"Normalize(mean, std)", "HWC2CHW()"]
   eval: ["Decode()", "Resize((image_size, image_size))", "Normalize(mean, std)", "HWC2CHW()"]
@@ -48,6 +48,7 @@ def test_grey_is_pillows(pixels):
     assert made.shape == (*pixels.shape[:2], 1) and made.dtype == np.uint8
     assert (made[..., 0] == np.asarray(Image.fromarray(pixels).convert("L"))).all()
     assert (Grayscale()(Image.fromarray(pixels)) == made).all()
+    assert (Grayscale(3)(pixels) == np.repeat(made, 3, 2)).all()
 
 
 def test_a_preprocessing_for_one_channel_is_grey_ahead_of_normalize():
@@ -58,6 +59,10 @@ def test_a_preprocessing_for_one_channel_is_grey_ahead_of_normalize():
     assert grey.mean == pytest.approx([0.3125]) and grey.std == pytest.approx([0.3])
     assert grey.for_channels(1) == grey and prepared.for_channels(3) == prepared
     grey.check()
+    others = (["Decode(to_pil=True)", "Resize((16, 16))", "ToTensor()", "Normalize([0.5], [0.5], is_hwc=False)"],
+              ["Decode()", "Compose([Resize((16, 16)), Grayscale()])", "Normalize(mean, std)", "HWC2CHW()"])
+    for transforms in others:
+        Preprocessing(image_size=16, transforms=transforms).for_channels(1).check()
     colours = np.random.default_rng(0).integers(256, size=(16, 16, 3)).astype(np.uint8)
     made = grey.apply(grey.operations(), Image.fromarray(colours))
     expected = (np.asarray(Image.fromarray(colours).resize((18, 18)).convert("L")) / 255 - 0.3125) / 0.3
@@ -66,6 +71,8 @@ def test_a_preprocessing_for_one_channel_is_grey_ahead_of_normalize():
 
 @pytest.mark.parametrize(("changes", "says"), [
     ({"mean": [0.5], "std": [0.5, 0.5, 0.5]}, r"mean and std are of other channels: \[0.5\] and \[0.5, 0.5, 0.5\]"),
+    ({"transforms": ["Decode()", "Resize(16)", "Grayscale()", "RandomCorruption(0.0)"], "mean": [0.5], "std": [0.5]},
+     r'"RandomCorruption\(0.0\)" fails: it takes three channels, so it comes before Grayscale\(\)'),
     ({"mean": [0.5, 0.5], "std": [0.5, 0.5]}, "mean must be three numbers, or one for grey images"),
     ({"std": [0.0], "mean": [0.5]}, "std must be three numbers above 0, or one for grey images"),
     ({"mean": [0.5], "std": [0.5]}, r"the transforms make float32 \(3, 16, 16\) of a picture, not float32 \(1, 16"),
@@ -83,7 +90,7 @@ def test_grey_images_are_trained_on_scored_named_and_exported(operations, folder
     recipe = tmp_path / "grey.yaml"
     recipe.write_text(RECIPE.replace("NAME", str(folder)).replace("TRAIN", operations))
     runs = tmp_path / "run"
-    assert run("train", "--recipe", recipe, "--run", runs)[0] == 0
+    assert run("train", "--recipe", recipe, "--model.channels", 1, "--run", runs)[0] == 0
     spec = read_spec(next(runs.glob("checkpoints/*/model.safetensors")))
     assert spec.config.channels == 1 and len(spec.preprocessing.mean) == 1
     assert spec.preprocessing.transforms[2] == "Grayscale()"
@@ -100,9 +107,12 @@ def test_grey_images_are_trained_on_scored_named_and_exported(operations, folder
 
 def test_other_channels_are_no_images(folder, run, tmp_path):
     recipe = tmp_path / "grey.yaml"
-    recipe.write_text(RECIPE.replace("NAME", str(folder)).replace("TRAIN", "").replace("channels: 1", "channels: 2"))
-    code, _, told = run("train", "--recipe", recipe, "--run", tmp_path / "run")
+    recipe.write_text(RECIPE.replace("NAME", str(folder)).replace("TRAIN", ""))
+    code, _, told = run("train", "--recipe", recipe, "--model.channels", 2, "--run", tmp_path / "run")
     assert code == 2 and '"model.channels" must be 3, or 1 for grey images, to train on image files, not 2' in told
+    code, _, told = run("train", "--recipe", recipe, "--augment.mean", "[0.5]", "--augment.std", "[0.5]", "--run",
+                        tmp_path / "run")
+    assert code == 2 and '"augment.mean" is [0.5], and the network sees 3 channels; give as many numbers' in told
 
 
 @pytest.mark.parametrize("stem", [{}, {"stem": [8, 12, 16, 16]}, {"stem": [8, 12, 16, 16], "stem_form": "pooled"}])

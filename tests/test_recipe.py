@@ -52,6 +52,9 @@ def test_the_file_wins_over_defaults_and_changes_over_the_file(tmp_path):
     ("train:", '"train" in .*my.yaml is a section'),
     ("train: {epochs: 1.5}", "expected int, got 1.5"),
     ("optimizer: {betas: [0.9]}", "optimizer.betas"),
+    ("schedule: {name: step}", '"schedule.milestones" must list the epochs after which step lowers the rate'),
+    ("loss: {distill: soft}", '"loss.distill" says how to learn from train.teacher, which is not given'),
+    ("loss: {distill_alpha: 0.9}", '"loss.distill_alpha" says how to learn from train.teacher, which is not given'),
     ("train: {batch_size: 6, accumulate: 4}", '"train.accumulate" must divide train.batch_size, 6'),
 ])
 def test_a_mistake_in_a_recipe_gets_one_line(text, says, tmp_path):

@@ -17,11 +17,13 @@ import ms_vit
 from ms_vit.device import sink_size
 from ms_vit.distributed import World
 from ms_vit.errors import DataError, UsageError
+from ms_vit.models.config import configure, named
 from ms_vit.recipe import Augment, Recipe
 from ms_vit.runs.checkpoints import Checkpoints, read_state
 from ms_vit.signals import Interrupted, Stop
 from ms_vit.training import trainer as module
-from ms_vit.training.trainer import Trainer, preprocessing
+from ms_vit.training.images import preprocessing
+from ms_vit.training.trainer import Trainer
 from ms_vit.weights.formats import Pretrained
 
 
@@ -236,7 +238,7 @@ def test_mean_and_std_are_the_recipes_the_weights_the_cards_or_imagenets(recipe_
         (tmp_path / "card.yaml").write_text(CARD)
     weights = Pretrained(format="x", arrays={}, config={}, labels=None,
                          preprocessing={"mean": weights_have, "std": [1.0] * 3}) if weights_have else None
-    made = preprocessing(Augment(mean=recipe_has), 16, weights, tmp_path)
+    made = preprocessing(Augment(mean=recipe_has), configure(named("vit_tiny_patch16_16")), weights, tmp_path)
     assert made.mean == mean and says in capsys.readouterr().err.splitlines()
     assert made.std == ([1.0] * 3 if weights_have else [0.4, 0.5, 0.6] if carded else [0.229, 0.224, 0.225])
 

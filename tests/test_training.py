@@ -130,6 +130,12 @@ def test_binary_cross_entropy_is_pytorchs_of_smoothed_targets(mixed):
     assert float(loss.asnumpy()) == pytest.approx(float(expected), rel=1e-5)
 
 
+@pytest.mark.parametrize("classes", [2, 9])
+def test_guessing_comes_to_what_a_loss_of_yes_and_no_says(classes):
+    loss = BinaryCrossEntropy(0.1)(ms.ops.zeros((4, classes)), ms.Tensor([0, 1, 1, 0], ms.int32))
+    assert float(loss.asnumpy()) == pytest.approx(BinaryCrossEntropy.chance(classes), rel=1e-6)
+
+
 def test_the_imagenet_recipes_smoothing_is_the_tutorials():
     logits = np.random.default_rng(0).normal(size=(4, 1000)).astype(np.float32)
     labels = np.array([1, 5, 999, 0])

@@ -50,13 +50,16 @@ class DecodeToPillow:
 
 
 class Grayscale:
-    """Pixels [H, W, 3] uint8 or Pillow's picture -> [H, W, 1] uint8, by Pillow's weights of the colours (BT.601)."""
+    """Pixels [H, W, 3] uint8, or Pillow's picture -> [H, W, channels] uint8, by Pillow's weights (BT.601)."""
 
     random = False
 
+    def __init__(self, channels: int = 1):
+        self.channels = channels
+
     def __call__(self, pixels: np.ndarray | Image.Image) -> np.ndarray:
         picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-        return np.asarray(picture.convert("L"))[..., None]
+        return np.repeat(np.asarray(picture.convert("L"))[..., None], self.channels, 2)
 
 
 def jpeg_pixels(content: np.ndarray, at_least: AtLeast | None = None) -> np.ndarray | None:

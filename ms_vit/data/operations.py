@@ -17,7 +17,8 @@ What papers name, as a recipe writes it (before Normalize, but for the last):
     random erasing          RandomErasing(0.25)     after HWC2CHW
 
 A model of one channel (model.channels: 1) sees images as Grayscale() makes them, which comes before Normalize where a
-recipe doesn't place it. Behind it there can be whatever takes pixels [H, W, 1]: no colours, no RandAugment.
+recipe doesn't place it. Behind it there can be whatever takes pixels [H, W, 1]: nothing on colours, no RandAugment, no
+RandomRotationZoom, no RandomCorruption.
 """
 
 import ast
@@ -257,9 +258,11 @@ def decode(to_pil: bool = False, at_least: AtLeast | None = None) -> Any:
 
 
 @register("Grayscale")
-def grayscale() -> Grayscale:
-    """One channel of three; MindSpore's own takes Pillow's pictures alone."""
-    return Grayscale()
+def grayscale(num_output_channels: int = 1) -> Grayscale:
+    """One channel of three, or three that are alike; MindSpore's own takes Pillow's pictures alone."""
+    if num_output_channels not in (1, 3):
+        raise ValueError(f"num_output_channels is 1 or 3, not {num_output_channels}")
+    return Grayscale(num_output_channels)
 
 
 @register("RandomOrder")
@@ -284,14 +287,23 @@ def random_rotation_zoom(degrees: float, zoom: float) -> Callable[[np.ndarray], 
         raise ValueError(f"zoom is from 0 to below 1, not {zoom}")
 
     def rotate_and_zoom(pixels: np.ndarray) -> np.ndarray:
+        pixels = in_colours(pixels)
         angle = math.radians(random.uniform(-degrees, degrees))
         return rotated_zoomed(pixels, angle, 1 + random.uniform(-zoom, zoom), 1 + random.uniform(-zoom, zoom))
     return rotate_and_zoom
 
 
+def in_colours(pixels: Any) -> np.ndarray:
+    """The same, or Pillow's picture as pixels [H, W, 3]. Raises ValueError where they have other channels."""
+    pixels = np.asarray(pixels)
+    if pixels.shape[2:] != (3,):
+        raise ValueError("it takes three channels, so it comes before Grayscale()")
+    return pixels
+
+
 def rotated_zoomed(pixels: np.ndarray, angle: float, high: float, wide: float) -> np.ndarray:
     """Pixels [H, W, 3] uint8 turned clockwise by an angle in radians, then showing so much of height and width."""
-    height, width, _ = np.shape(pixels)     # Pillow's pictures have none of their own
+    height, width, _ = pixels.shape
     sine, cosine = math.sin(angle), math.cos(angle)
     rows = np.array([[wide * cosine, high * sine], [-wide * sine, high * cosine]])     # (x, y) here -> there
     half = np.array([width, height]) / 2
@@ -315,8 +327,9 @@ def random_corruption(chance: float, names: str = "all") -> Callable[[np.ndarray
     corruptions = chosen(names)
 
     def corrupt(pixels: np.ndarray) -> np.ndarray:
+        pixels = in_colours(pixels)
         if random.random() >= chance:
             return pixels
         draws = np.random.default_rng(random.getrandbits(64))
-        return random.choice(corruptions)(np.asarray(pixels), random.choice(STRENGTHS), draws)
+        return random.choice(corruptions)(pixels, random.choice(STRENGTHS), draws)
     return corrupt

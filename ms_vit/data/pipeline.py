@@ -1,4 +1,4 @@
-"""Folder -> batches: [B, 3, H, W] float32 and labels [B] int32, by mindspore.dataset."""
+"""Folder -> batches: [B, C, H, W] float32 and labels [B] int32, by mindspore.dataset."""
 
 import contextlib
 import hashlib

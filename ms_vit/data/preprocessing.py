@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -43,10 +44,11 @@ class Preprocessing:
         """
         if channels != 1:
             return self
-        names, mean, std = [text.partition("(")[0].strip() for text in self.transforms], luma(self.mean), luma(self.std)
-        place = next((at for at, name in enumerate(names) if name in ("Normalize", "HWC2CHW")), len(names))
-        grey = [] if "Grayscale" in names else ["Grayscale()"]
-        return replace(self, mean=mean, std=std, transforms=[*self.transforms[:place], *grey, *self.transforms[place:]])
+        texts = list(self.transforms)
+        if not any(re.search(r"\bGrayscale\(", text) for text in texts):
+            after = (at for at, text in enumerate(texts) if text.startswith(("Normalize", "HWC2CHW", "ToTensor")))
+            texts.insert(next(after, len(texts)), "Grayscale()")
+        return replace(self, mean=luma(self.mean), std=luma(self.std), transforms=texts)
 
     def check(self) -> None:
         """Raises UsageError where these operations don't make an image for the model of a picture."""

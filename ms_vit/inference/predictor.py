@@ -67,7 +67,7 @@ class Predictor:
         return [self.top(row, top_k) for row in self.logits(np.stack(ready))] if ready else []
 
     def prepare(self, image: str | Path | Image.Image) -> np.ndarray:
-        """A picture as the network wants it, [3, H, W] float32."""
+        """A picture as the network wants it, [C, H, W] float32."""
         picture = image.convert("RGB") if isinstance(image, Image.Image) else self.read(Path(image))
         return self.spec.preprocessing.apply(self.operations, picture)
 
@@ -85,7 +85,7 @@ class Predictor:
 
 def score(logits: Logits, batches: Iterable[tuple[np.ndarray, np.ndarray]], *, classes: int,
           total: int | None = None, averaged: Scores | None = None) -> Scores:
-    """Scores over every image of `batches`, pairs of images [n, 3, H, W] and labels [n].
+    """Scores over every image of `batches`, pairs of images [n, C, H, W] and labels [n].
 
     averaged: is added the same by the mean of each image's logits and its mirror's (as by Jordan 2024, and timm's tta).
     """

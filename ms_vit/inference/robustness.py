@@ -61,9 +61,9 @@ class CorruptedBatches:
                  batch_size: int, workers: int | None = None):
         self.settings = [(corruption, strength) for corruption in corruptions for strength in STRENGTHS]
         first, rest = preprocessing.split()
-        if first.transforms and first.parsed[-1].name == "Grayscale":       # corruptions are of colours
-            first, rest = (replace(first, transforms=first.transforms[:-1]),
-                           replace(rest, transforms=[*first.transforms[-1:], *rest.transforms]))
+        grey = [text for text in first.transforms if text.startswith("Grayscale")]      # corruptions are of colours
+        first = replace(first, transforms=[text for text in first.transforms if text not in grey])
+        rest = replace(rest, transforms=[*grey, *rest.transforms])
         made: Any = encoded(Image.new("RGB", (64, 48)))
         for operation in first.operations() if first.transforms else ():
             made = operation(made)

@@ -17,7 +17,7 @@ from ms_vit.weights.loading import load_model
 
 
 class Teacher(nn.Cell):
-    """(images [B, 3, H, W], labels [B] or targets [B, C]) -> targets [B, 2, C]: those, and the teacher's logits.
+    """(images [B, C, H, W], labels [B] or targets [B, C]) -> targets [B, 2, C]: those, and the teacher's logits.
 
     It sees the images as the student does, augmented and mixed; for another image size than the student's they are
     resampled, for another mean and std normalised anew. Its classes may come in another order.
@@ -62,7 +62,7 @@ class Teacher(nn.Cell):
 
 
 class BothHeads(nn.Cell):
-    """A distilled ViT in training: images [B, 3, H, W] -> logits [B, C] of the class head and of the teacher's."""
+    """A distilled ViT in training: images [B, C, H, W] -> logits [B, C] of the class head and of the teacher's."""
 
     def __init__(self, net: ViT):
         super().__init__(auto_prefix=False)

@@ -10,7 +10,7 @@ class Diverged(Exception):
 
 
 class Divergence:
-    """Judges a run step by step. chance: the loss of guessing, ln(classes).
+    """Judges a run step by step. chance: the loss of guessing.
 
     Far is more than half of it above the running level, or more than half of that if it is higher.
     """

@@ -36,7 +36,7 @@ def top1(logits, labels):
 
 
 class Gradients(nn.Cell):
-    """(images [B, 3, H, W], labels [B] or targets [B, C]) -> (the batch's mean loss, its top-1), gradients by `params`.
+    """(images [B, C, H, W], labels [B] or targets [B, C]) -> (the batch's mean loss, its top-1), gradients by `params`.
 
     Loss and gradients are multiplied by the scale of `scaler` where there is one (float16).
     """
@@ -122,7 +122,7 @@ class Accumulated(nn.Cell):
         self.share = Tensor(1 / count, ms.float32)
 
     def construct(self, images, labels):
-        images = images.reshape(self.count, -1, *images.shape[1:])                     # [count, B / count, 3, H, W]
+        images = images.reshape(self.count, -1, *images.shape[1:])                     # [count, B / count, C, H, W]
         labels = labels.reshape(self.count, -1, *labels.shape[1:])
         ops.assign(self.number, Tensor([0], ms.int32))
         (loss, right), gradients = self.gradients(images[0], labels[0])

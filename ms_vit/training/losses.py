@@ -1,5 +1,6 @@
 """What training makes small: the losses that recipes name."""
 
+import math
 from collections.abc import Callable
 
 import mindspore as ms
@@ -8,6 +9,7 @@ from mindspore import nn, ops
 from ms_vit.recipe import Loss
 from ms_vit.registry import Registry
 
+# A loss may have `chance(classes)`, what guessing comes to; the logarithm of their number where it has not.
 losses: Registry[Callable[[Loss], nn.Cell]] = Registry("loss")
 
 
@@ -46,6 +48,10 @@ class BinaryCrossEntropy(nn.Cell):
     def __init__(self, label_smoothing: float = 0.0):
         super().__init__()
         self.smoothing = label_smoothing
+
+    @staticmethod
+    def chance(classes: int) -> float:
+        return math.log(2)
 
     def construct(self, logits, labels):
         x, classes = logits.astype(ms.float32), logits.shape[-1]

@@ -22,7 +22,7 @@ def boxes(alpha: float, steps: int, height: int, width: int, random: np.random.G
 
 
 class Mixing(nn.Cell):
-    """(images [B, 3, H, W], labels [B] int32, step [1] int32) -> images, and targets [B, C] in the labels' place.
+    """(images [B, C, H, W], labels [B] int32, step [1] int32) -> images, and targets [B, C] in the labels' place.
 
     A batch is mixed with itself in reverse, as timm does; the order of images is random already. Mixup blends two
     images, the first one's share from Beta(mixup, mixup); CutMix puts a box of the second into the first, whose share

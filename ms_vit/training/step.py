@@ -41,7 +41,7 @@ class Recent(nn.Cell):
 
 
 class TrainStep(TopCell):
-    """(images [B, 3, H, W], labels [B]) -> the batch's mean loss and its gradients' joint norm; updates the parameters.
+    """(images [B, C, H, W], labels [B]) -> the batch's mean loss and its gradients' joint norm; updates the parameters.
 
     clip_norm: bound of the gradients' joint norm, to which they are scaled (Pascanu et al. 2013); 0 leaves them alone.
     scale_loss: for float16: scales the loss so that small gradients survive, leaves a step

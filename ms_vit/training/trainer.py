@@ -18,19 +18,16 @@ from ms_vit.data.labels import labels_for
 from ms_vit.data.layout import find_layout
 from ms_vit.data.memory import memory_share
 from ms_vit.data.pipeline import Batches, naming_bad_images, numpy_batches
-from ms_vit.data.preprocessing import Preprocessing
-from ms_vit.data.sets.cards import card_of
 from ms_vit.device import cpu_count, sink_size
 from ms_vit.distributed import World
-from ms_vit.errors import DataError, UsageError
+from ms_vit.errors import DataError
 from ms_vit.inference.engines import on_mindspore
 from ms_vit.inference.predictor import score
 from ms_vit.inference.scores import Scores
-from ms_vit.models.config import ViTConfig
 from ms_vit.models.kernels import bfloat16, compiled
 from ms_vit.models.vit import ViT
 from ms_vit.progress import say
-from ms_vit.recipe import Augment, Recipe
+from ms_vit.recipe import Recipe
 from ms_vit.reports.curves import draw_curves
 from ms_vit.runs import folder
 from ms_vit.runs.checkpoints import AVERAGE, MODEL, OPTIMIZER, Checkpoints, TrainState, read_state
@@ -40,6 +37,7 @@ from ms_vit.training.callbacks import DataWait, Throughput
 from ms_vit.training.distillation import taught
 from ms_vit.training.divergence import Diverged, Divergence
 from ms_vit.training.ema import Average
+from ms_vit.training.images import data_folder, preprocessing
 from ms_vit.training.losses import losses
 from ms_vit.training.mixing import mixing
 from ms_vit.training.optimizers import optimizers, trainable
@@ -47,7 +45,6 @@ from ms_vit.training.outcome import Training
 from ms_vit.training.schedules import schedules
 from ms_vit.training.step import TrainStep
 from ms_vit.weights.files import ModelSpec, read_spec
-from ms_vit.weights.formats import Pretrained
 from ms_vit.weights.loading import fit, merged_config, read_pretrained
 
 ROLLBACKS = 3
@@ -165,7 +162,9 @@ class Trainer(Callback):
             recipe.optimizer.lr, train.epochs, self.batches.steps, recipe.schedule)
         learning = trainable(self.net.trainable_params(), recipe.optimizer.tune)
         self.optimizer = optimizers[recipe.optimizer.name](learning, self.learning_rates, recipe.optimizer)
-        learner, loss, teacher = taught(self.net, losses[recipe.loss.name](recipe.loss), recipe, self.spec)
+        loss = losses[recipe.loss.name](recipe.loss)
+        self.guard = Divergence(chance=getattr(loss, "chance", math.log)(config.num_classes))
+        learner, loss, teacher = taught(self.net, loss, recipe, self.spec)
         if self.state.precision == "float16":
             for net in (self.net, teacher.net) if teacher else (self.net,):
                 # In place; what it returns only casts logits, as the loss does.
@@ -209,7 +208,6 @@ class Trainer(Callback):
         if self.world.writes and self.state.epoch < epochs:
             self.metrics.rewind(self.state)
 
-        self.guard = Divergence(chance=math.log(self.spec.config.num_classes))
         self.data_wait = DataWait()
         self.throughput = Throughput(len(self.learning_rates), self.state.step, self.recipe.train.batch_size,
                                      self.device)
@@ -460,37 +458,6 @@ class Trainer(Callback):
         return Training(self.run, self.state.step, round(self.throughput.images_per_second, 1), best,
                         round(self.data_wait.share(), 4), round(self.state.seconds, 1), self.parameters,
                         self.state.precision)
-
-
-def data_folder(recipe: Recipe) -> Path:
-    data = recipe.data.folder
-    if not data.is_dir():
-        raise UsageError(f'no folder {recipe.data.root / recipe.data.name}; run "ms-vit download {recipe.data.name}", '
-                         "or give the path of your own images by --data.name")
-    return data
-
-
-def preprocessing(augment: Augment, config: ViTConfig, pretrained: Pretrained | None, data: Path) -> Preprocessing:
-    """How images are prepared for evaluation: by the recipe, the weights, the data's card, else as for ImageNet.
-
-    The card knows mean and std alone; whose these are is said. Raises UsageError where the network wants other images.
-    """
-    asked = {"transforms": augment.eval, "crop_pct": augment.crop_pct, "mean": augment.mean, "std": augment.std}
-    given = {key: value for key, value in asked.items() if value is not None}
-    card = card_of(data)
-    known = {"the recipe's": given, "the weights'": pretrained.preprocessing if pretrained else {},
-             "the card's": {"mean": list(card.mean), "std": list(card.std)} if card else {}}
-    whose = {key: next((name for name, values in known.items() if key in values), "ImageNet's")
-             for key in ("mean", "std")}
-    say("mean and std are " + (whose["mean"] if whose["mean"] == whose["std"] else
-                               f"{whose['mean']} and {whose['std']}"))
-    if config.channels not in (1, 3):
-        raise UsageError(f'"model.channels" must be 3, or 1 for grey images, to train on image files, not '
-                         f"{config.channels}")
-    prepared = Preprocessing(image_size=config.image_size, **known["the card's"] | known["the weights'"] | given)
-    prepared = prepared.for_channels(config.channels)
-    prepared.check()
-    return prepared
 
 
 def workers(recipe: Recipe, state: TrainState) -> int:

@@ -112,7 +112,10 @@ def check(pretrained: Pretrained) -> None:
     for name, array in pretrained.arrays.items():
         if not np.isfinite(array).all():
             raise ValueError(f"{printable(name)} has values that are no numbers (NaN or infinite)")
-    Preprocessing(image_size=config.image_size, **pretrained.preprocessing).check()
+    prepared = Preprocessing(image_size=config.image_size, **pretrained.preprocessing).for_channels(config.channels)
+    prepared.check()
+    if config.channels == 3 != len(prepared.mean):
+        raise ValueError(f"a mean of {len(prepared.mean)} channels for images of three")
 
 
 def fit(net: ViT, pretrained: Pretrained, path: Path, *, labels: Labels | None = None,
