@@ -10,9 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
+
+
+# A slow machine is no fault: how long an example takes is no matter of tests.
+hypothesis.settings.register_profile("ms-vit", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("ms-vit")
 
 
 def pytest_configure(config: pytest.Config) -> None:

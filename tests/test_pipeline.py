@@ -313,7 +313,8 @@ def test_images_are_decoded_as_the_first_epoch_wants_them(tmp_path):
     (BY_PILLOW, 3, BY_PILLOW[3:]),
     (["Decode(to_pil=True)", "RandomHorizontalFlip()", "HWC2CHW()"], 0,
      ["Decode(to_pil=True)", "RandomHorizontalFlip()", "HWC2CHW()"]),
-    ([" Decode( True)", "Grayscale(3)", "HWC2CHW()"], 0, ["Decode(True)", "Grayscale(3)", "HWC2CHW()"]),
+    ([" Decode( True)", "Equalize()", "HWC2CHW()"], 0, ["Decode(True)", "Equalize()", "HWC2CHW()"]),
+    (["Decode()", "Resize(8)", "Grayscale(3)", "HWC2CHW()"], 3, ["HWC2CHW()"]),
     (["Decode()", "RandomApply([RandomRotation(10)], 0.3)", "HWC2CHW()"], 1,
      ["RandomApply([RandomRotation(10)], 0.3)", "HWC2CHW()"]),
 ])
