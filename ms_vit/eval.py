@@ -44,7 +44,8 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
         device: CPU, GPU or Ascend (default: what MindSpore finds).
         engine: mindspore, onnx (ONNX Runtime), openvino, or auto: the fastest that is installed. The two in the middle
             run on the CPU, by an export that is made once and kept beside the weights.
-        precision: float32, or bfloat16 on a CPU with AVX512-BF16: faster, and rounds within products; not by onnx.
+        precision: of matrix products - float32; bfloat16, faster, on a CPU with AVX512-BF16 and an Ascend from the 910B
+            on, not by onnx; float16, for GPU and Ascend.
         flip: also score the mean of an image's logits and its mirror's, as top1_flip; top1 stays the plain one.
         corrupt: also score every image under corruptions of ImageNet-C at five strengths each: all, or names with
             commas between them, e.g. fog,motion_blur. A table, and corrupt.png beside the result.

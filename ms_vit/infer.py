@@ -44,7 +44,8 @@ def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path |
         device: CPU, GPU or Ascend (default: what MindSpore finds).
         engine: mindspore, onnx (ONNX Runtime), openvino, or auto: the fastest that is installed. The two in the middle
             run on the CPU, by an export that is made once and kept beside the weights.
-        precision: float32, or bfloat16 on a CPU with AVX512-BF16: faster, and rounds within products; not by onnx.
+        precision: of matrix products - float32; bfloat16, faster, on a CPU with AVX512-BF16 and an Ascend from the 910B
+            on, not by onnx; float16, for GPU and Ascend.
     """
     from ms_vit.data.folder import images_in
     from ms_vit.data.threads import AHEAD, in_order, thread_pool

@@ -242,9 +242,11 @@ class Train:
         epochs: passes over the training images.
         batch_size: images a step.
         seed: fixes initial weights, order, augmentation and dropout.
-        precision: of matrix products - float32; bfloat16, which is faster, on a CPU with AVX512-BF16, and not for
-            GPU or Ascend so far; float16 with loss scaling, for Ascend and GPU. auto is float16 on Ascend, bfloat16 on
-            a CPU that has it, float32 elsewhere, and what it was before for a run that goes on.
+        precision: of matrix products - float32; bfloat16, which is faster, on a CPU with AVX512-BF16 and on Ascend from
+            the 910B on; float16 with loss scaling, for Ascend and GPU. auto is bfloat16 where there is such a thing,
+            else float16 on Ascend and GPU, float32 on a CPU, and what it was before for a run that goes on. What
+            float32 means is the chip's: the first 910 computes products in float16 all the same, the 910B convolutions
+            in HF32, and NVIDIA's from Ampere on may use TF32.
         amp_level: precision in its former words - O0 is float32, O2 and O3 are float16.
         recompute: keep less for the backward pass, and compute it again: less memory, a fifth more time.
         ema: decay of a moving average of the weights, e.g. 0.999, that is validated and used in their place; 0 is none.
@@ -253,6 +255,8 @@ class Train:
         teacher_model: the name of its network, where its weights don't tell enough.
         on_divergence: stop, or rollback - go on from the last good checkpoint with half the learning rate, three times.
         accumulate: parts that a batch is cut into, one after the other, for a batch that memory doesn't hold at once.
+        deterministic: on Ascend and GPU, too, the same run gives the same bits, as it does on a CPU; sums are then
+            taken in a fixed order, which costs speed.
         log_every: steps between two lines of metrics.jsonl, and the most that a divergence goes unnoticed.
     """
 
@@ -267,6 +271,7 @@ class Train:
     teacher: Path | None = None
     teacher_model: str | None = None
     on_divergence: Literal["stop", "rollback"] = "stop"
+    deterministic: bool = False
     log_every: int = 10
 
     def __post_init__(self) -> None:

@@ -13,8 +13,9 @@ from ms_vit.training.outcome import Training
 def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Training:
     """Train a Vision Transformer by a recipe. The same command on an existing run resumes it.
 
-    `run` is the folder for checkpoints, metrics and curves; `device` is CPU, GPU or Ascend (default: what MindSpore
-    finds). Returns the run's result. Ctrl-C ends it by a KeyboardInterrupt, once the step is done and saved.
+    `run` is the folder for checkpoints, metrics and curves; `device` is CPU, GPU or Ascend, or a card of several, as in
+    Ascend:3 (default: what MindSpore finds). Returns the run's result. Ctrl-C ends it by a KeyboardInterrupt, once the
+    step is done and saved.
 
     Raises DataError where the images or the run's checkpoints are bad, or the run diverges, and UsageError where the
     recipe doesn't fit them, or another process trains in the same folder.
@@ -24,14 +25,16 @@ def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Trainin
         from ms_vit.device import use_device
         from ms_vit.training.trainer import Trainer
 
-        return Trainer(recipe, Path(run), device=use_device(device), stop=stop)()
+        return Trainer(recipe, Path(run), device=use_device(device, deterministic=recipe.train.deterministic),
+                       stop=stop)()
 
 
 def arguments(parser: Any) -> None:
     parser.add_argument("--recipe", type=str, help="name of a published recipe, or a .yaml file (default: what suits "
                                                    "the images and the weights)")
     parser.add_argument("--run", type=str, help="run folder (default: runs/RECIPE, or without one runs/DATA)")
-    parser.add_argument("--device", type=str, help="CPU, GPU or Ascend (default: what MindSpore finds)")
+    parser.add_argument("--device", type=str, help="CPU, GPU or Ascend, one card of several as in Ascend:3 (default: "
+                                                   "what MindSpore finds)")
     parser.add_class_arguments(Recipe)
 
 

@@ -21,7 +21,7 @@ import ms_vit
 from ms_vit.errors import UsageError
 from ms_vit.models import kernels
 from ms_vit.models.config import ViTConfig
-from ms_vit.models.kernels import bfloat16, compiled
+from ms_vit.models.kernels import bfloat16, compiled, precision
 from ms_vit.models.kernels.dropout import follow
 from ms_vit.models.vit import ViT
 from ms_vit.recipe import Recipe, Train
@@ -38,7 +38,7 @@ NET = dict(image_size=24, patch_size=8, num_classes=5, dim=24, depth=2, num_head
 @pytest.fixture(scope="module")
 def able():
     ms.set_context(mode=ms.GRAPH_MODE)
-    if missing := bfloat16.what_is_missing():
+    if missing := precision.what_is_missing("bfloat16"):
         pytest.skip(missing)
 
 
@@ -57,7 +57,7 @@ def alike(actual, expected, bound):
 
 def check_dense(m, k, n):
     x, weight, bias, dout = normal(m, k), normal(n, k, seed=1), normal(n, seed=2), normal(m, n, seed=3)
-    with bfloat16.computing_in("bfloat16"):
+    with precision.computing_in("bfloat16"):
         layer = Layer(weight, bias)
     assert isinstance(layer.linear.fused, bfloat16.Linear)
     y = layer(ms.Tensor(x))
@@ -83,7 +83,7 @@ def test_a_dense_layer_of_any_shape_does(able, m, k, n):
 def check_conv(height, width, channels, dim):
     x, weight = normal(3, height, width, channels), normal(dim, channels, 3, 3, seed=1)
     bias, dout = normal(dim, seed=2), normal(3, height, width, dim, seed=3)
-    with bfloat16.computing_in("bfloat16"):
+    with precision.computing_in("bfloat16"):
         conv = kernels.Conv(channels, dim, stride=1)
     assert isinstance(conv.whole, bfloat16.Conv)
     conv.weight.set_data(ms.Tensor(weight))
@@ -110,7 +110,7 @@ def test_factors_are_rounded_to_the_nearest_and_nothing_else_is(able):
     random = np.random.default_rng(0)
     x, weight = (random.integers(-127, 128, shape).astype(np.float32) for shape in ((37, 51), (29, 51)))
     bias = random.integers(-2**20, 2**20, 29).astype(np.float32)
-    with bfloat16.computing_in("bfloat16"):
+    with precision.computing_in("bfloat16"):
         layer, one = Layer(weight, bias), Layer(np.ones((1, 1), np.float32), np.zeros(1, np.float32))
     assert (layer(ms.Tensor(x)).asnumpy() == x @ weight.T + bias).all()
     given = np.array([[1 + U / 2], [1 + U], [1 + 3 * U], [-1 - 1.01 * U], [1e-30], [3e38]], np.float32)
@@ -135,7 +135,7 @@ def rounded(x):
 
 def check_attention(batch, tokens, heads, dim):
     qkv, dout = normal(batch, tokens, 3 * heads * dim), normal(batch, tokens, heads * dim, seed=1)
-    with bfloat16.computing_in("bfloat16"):
+    with precision.computing_in("bfloat16"):
         attend = kernels.Attend(heads, dim)
     assert isinstance(attend.fused, bfloat16.Attention)
     attend, qkv = Rounded(attend), rounded(qkv)
@@ -158,7 +158,7 @@ def test_attention_of_any_shape_does(able, batch, tokens, heads, dim):
 
 
 def test_attention_holds_scores_that_overflow_an_exponential_and_lets_no_number_go_unnoticed(able):
-    with bfloat16.computing_in("bfloat16"):
+    with precision.computing_in("bfloat16"):
         attend = Rounded(kernels.Attend(1, 8))
     qkv = normal(1, 9, 3 * 8, scale=60.0)
     assert np.isfinite(attend(ms.Tensor(qkv)).asnumpy()).all()
@@ -170,7 +170,7 @@ def test_attention_holds_scores_that_overflow_an_exponential_and_lets_no_number_
 def check_mlp(shape, hidden, kind, rate):
     dim = shape[-1]
     weights, x, dout = two_layers(dim, hidden), normal(*shape), normal(*shape, seed=5)
-    with bfloat16.computing_in("bfloat16"):
+    with precision.computing_in("bfloat16"):
         layers = TwoLayers(weights, kind, rate)
     assert isinstance(layers.mlp.fused, bfloat16.Mlp)
     mask = layers.mask(*shape[:-1], hidden) if rate else 1.0
@@ -194,7 +194,7 @@ def test_the_mlp_of_any_shape_does(able, m, dim, hidden):
 
 def test_layer_norm_before_a_product_is_float32s_rounded(able):
     x = normal(3, 50, 37)
-    with bfloat16.computing_in("bfloat16"):
+    with precision.computing_in("bfloat16"):
         ours, other = kernels.LayerNorm(37, for_product=True), kernels.LayerNorm(37)
     y, expected = ours(ms.Tensor(x)), other(ms.Tensor(x))
     assert y.dtype == ms.bfloat16 and expected.dtype == ms.float32
@@ -232,12 +232,12 @@ import mindspore as ms
 import ms_vit.models.kernels.compiled as compiled
 compiled.cpu_count = lambda: int(sys.argv[1])
 from ms_vit.models.config import ViTConfig
-from ms_vit.models.kernels import bfloat16
+from ms_vit.models.kernels import precision
 from ms_vit.models.vit import ViT
 from test_bfloat16 import Rounded
 from test_kernels import Layer, TwoLayers, gradients_of, kernels, normal, two_layers
 digest = hashlib.sha256()
-with bfloat16.computing_in("bfloat16"):
+with precision.computing_in("bfloat16"):
     cells = [(Layer(normal(200, 130), normal(200)), (777, 130), (777, 200)),
              (Rounded(kernels.Attend(3, 20)), (2, 210, 180), (2, 210, 60)),
              (TwoLayers(two_layers(40, 90), "exact", 0.1), (600, 40), (600, 40))]
@@ -264,7 +264,7 @@ def test_any_number_of_threads_gives_the_same_bits(able):
 
 def network(computed_in, **changes):
     ms.set_seed(0)
-    with bfloat16.computing_in(computed_in):
+    with precision.computing_in(computed_in):
         net = ViT(ViTConfig(**NET | changes))
     for number, parameter in enumerate(net.get_parameters()):
         parameter.set_data(ms.Tensor(normal(*parameter.shape, seed=number, scale=0.2)))
@@ -309,7 +309,7 @@ def test_every_product_of_a_network_is_in_bfloat16_if_it_is_asked_for(able):
                   if isinstance(cell, kernels.Linear)]
         assert len(linear) == 3 + 1 + 2 * 5 + 1         # stem, its projection, blocks (one for the MLP's two), head
         assert {type(cell.fused) for cell in linear} == {form}
-    with bfloat16.computing_in("bfloat16"), compiled.off():
+    with precision.computing_in("bfloat16"), compiled.off():
         assert kernels.Linear().fused is None and kernels.Attend(1, 8).fused is None       # for an export
 
 
@@ -342,34 +342,45 @@ def test_a_recipe_of_former_times_says_the_same(tmp_path):
         Recipe.load(tmp_path / "recipe.yaml", {"train.precision": "bfloat16"})
 
 
-def test_auto_is_bfloat16_on_a_cpu_that_has_it(monkeypatch):
-    monkeypatch.setattr(bfloat16, "what_is_missing", lambda: "")
-    assert [bfloat16.best_precision(device) for device in ("CPU", "Ascend")] == ["bfloat16", "float16"]
-    monkeypatch.setattr(bfloat16, "what_is_missing", lambda: "a processor that has it")
-    assert [bfloat16.best_precision(device) for device in ("CPU", "GPU", "Ascend")] == ["float32", "float32", "float16"]
+@pytest.mark.parametrize(("device", "chip", "best"), [
+    ("Ascend", "ascend910", "float16"), ("Ascend", "ascend910b", "bfloat16"), ("Ascend", "ascend910_93", "bfloat16"),
+    ("GPU", "", "float16"), ("CPU", "", "bfloat16")])
+def test_auto_is_the_best_that_the_device_has(able, monkeypatch, device, chip, best):
+    monkeypatch.setattr(ms, "get_context", lambda name: device)
+    monkeypatch.setattr(precision, "chip", lambda: chip)
+    assert precision.best_precision() == best
+    with precision.computing_in(best):
+        assert bfloat16.wanted() == (device == "CPU")
+
+
+def test_auto_is_float32_on_a_cpu_without_bfloat16(monkeypatch):
+    monkeypatch.setattr(precision, "what_is_missing", lambda precision: "a processor that has it")
+    assert precision.best_precision() == "float32"
 
 
 # --- refusals
 
-def test_a_device_without_it_is_told(monkeypatch):
-    monkeypatch.setattr(ms, "get_context", lambda name: "Ascend")
-    with pytest.raises(UsageError, match="bfloat16 is for CPUs so far, not for Ascend; take float16 or float32"), \
-            bfloat16.computing_in("bfloat16"):
+@pytest.mark.parametrize(("device", "told"), [
+    ("Ascend", "the chip ascend910 has no bfloat16; take float16 or float32"),
+    ("GPU", "MindSpore has no bfloat16 on GPUs; take float16 or float32")])
+def test_a_device_without_it_is_told(monkeypatch, device, told):
+    monkeypatch.setattr(ms, "get_context", lambda name: device)
+    monkeypatch.setattr(precision, "chip", lambda: "ascend910")
+    with pytest.raises(UsageError, match=told), precision.computing_in("bfloat16"):
         pass
-    with bfloat16.computing_in("float16"):
-        assert not bfloat16.wanted()
+    assert precision.now() == "float32"
 
 
 def test_a_machine_without_it_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(bfloat16.compiled, "library", lambda: None)
-    assert "needs a C++ compiler" in bfloat16.what_is_missing()
+    assert "needs a C++ compiler" in precision.what_is_missing("bfloat16")
     compiler = shutil.which("c++")
     if compiler is None:
         return
     (tmp_path / "other.cc").write_text("")
     subprocess.run([compiler, "-shared", "-fPIC", "-o", tmp_path / "other.so", tmp_path / "other.cc"], check=True)
     monkeypatch.setattr(bfloat16.compiled, "library", lambda: tmp_path / "other.so")
-    assert bfloat16.what_is_missing() == (
+    assert precision.what_is_missing("bfloat16") == (
         "bfloat16 needs a processor with AVX512-BF16 and a compiler that knows it (g++ 10 or clang++ 10); one of both "
         "is missing here, so take float32")
 
@@ -385,7 +396,7 @@ def test_what_asks_for_it_in_vain_ends_in_a_line(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("how", "told"), [
-    (dict(precision="float16"), 'no precision "float16" to predict in; there are float32, bfloat16'),
+    (dict(precision="float8"), 'no precision "float8" to predict in; there are float32, bfloat16, float16'),
     (dict(precision="bfloat16", engine="onnx"), "--engine onnx computes in float32, not in bfloat16")])
 def test_an_engine_that_has_another_precision_is_told(how, told, tmp_path):
     (tmp_path / "vit.pth").write_bytes(b"")

@@ -24,7 +24,7 @@ from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.distributed import World
 from ms_vit.errors import DataError, UsageError
 from ms_vit.models.config import ViTConfig
-from ms_vit.models.kernels import bfloat16
+from ms_vit.models.kernels import precision
 from ms_vit.models.vit import ViT
 from ms_vit.recipe import Recipe
 from ms_vit.runs import checkpoints
@@ -253,7 +253,7 @@ def test_with_a_pooled_stem_a_stopped_run_ends_in_the_same_bits(root, tmp_path, 
 
 
 def test_in_bfloat16_a_stopped_run_ends_in_the_same_bits(root, tmp_path, monkeypatch, capsys):
-    if missing := bfloat16.what_is_missing():
+    if missing := precision.what_is_missing("bfloat16"):
         pytest.skip(missing)
     wanted = recipe(root, **{"train.epochs": 2})         # by "auto"
     ms_vit.train(wanted, tmp_path / "straight")
@@ -267,7 +267,8 @@ def test_in_bfloat16_a_stopped_run_ends_in_the_same_bits(root, tmp_path, monkeyp
         ms_vit.train(recipe(root, **{"train.epochs": 2, "train.precision": "float32"}), tmp_path / "run")
 
     with monkeypatch.context() as patch:
-        patch.setattr(bfloat16, "what_is_missing", lambda: "there is no AVX512-BF16")
+        missing = {"bfloat16": "there is no AVX512-BF16"}
+        patch.setattr(precision, "what_is_missing", lambda asked: missing.get(asked, ""))
         ms_vit.train(recipe(root, **{"train.epochs": 3}), tmp_path / "run")
     said = capsys.readouterr().err
     assert "was trained in bfloat16 before, now in float32" in said and ": there is no AVX512-BF16" in said

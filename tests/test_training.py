@@ -13,6 +13,7 @@ from mindspore.train import Callback, Model
 
 from ms_vit.models.config import ViTConfig
 from ms_vit.models.kernels import compiled
+from ms_vit.models.kernels.precision import computing_in
 from ms_vit.models.vit import ViT
 from ms_vit.recipe import Augment, Schedule
 from ms_vit.training.callbacks import DataWait
@@ -171,9 +172,8 @@ def test_clipping_bounds_the_joint_norm_and_leaves_small_gradients():
 
 def small_step(**options):
     ms.set_seed(0)
-    net = ViT(ViTConfig(image_size=8, patch_size=4, num_classes=3, dim=8, depth=1, num_heads=2, mlp_dim=8))
-    if options.get("scale_loss"):
-        ms.amp.auto_mixed_precision(net, "O2")
+    with computing_in("float16" if options.get("scale_loss") else "float32"):
+        net = ViT(ViTConfig(image_size=8, patch_size=4, num_classes=3, dim=8, depth=1, num_heads=2, mlp_dim=8))
     optimizer = Adam(net.trainable_params(), np.full(8, 1e-2, np.float32))
     step = TrainStep(net, CrossEntropy(), optimizer, **options)
     step.set_train(True)

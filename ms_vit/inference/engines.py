@@ -16,15 +16,14 @@ from ms_vit.device import use_device
 from ms_vit.errors import UsageError
 from ms_vit.inference.kept import Logits, load_kept
 from ms_vit.models.kernels import pack
-from ms_vit.models.kernels.bfloat16 import computing_in
+from ms_vit.models.kernels.precision import PRECISIONS, computing_in
 from ms_vit.progress import say
 from ms_vit.weights.exports import FORMATS, Exporter, exporter
 from ms_vit.weights.files import ModelSpec
 from ms_vit.weights.loading import load_model
 
 # The fastest first (benchmarks/results/engines-2026-11-25-*.md), with the precisions that each computes in.
-ENGINES = {"openvino": ("float32", "bfloat16"), "onnx": ("float32",), "mindspore": ("float32", "bfloat16")}
-PRECISIONS = ("float32", "bfloat16")
+ENGINES = {"openvino": ("float32", "bfloat16"), "onnx": ("float32",), "mindspore": PRECISIONS}
 
 
 def load_engine(name: str, weights: Path, model: str | None, *, device: str | None, batch_size: int,
@@ -44,7 +43,8 @@ def load_engine(name: str, weights: Path, model: str | None, *, device: str | No
         name = "openvino" if ir else fastest(device, precision)
         say(f"engine: {name}, {f'which {weights} is for' if ir else f'the fastest here for {precision}'}")
     if precision not in ENGINES[name]:
-        raise UsageError(f"--engine {name} computes in float32, not in {precision}; leave one of both out")
+        raise UsageError(f"--engine {name} computes in {' or '.join(ENGINES[name])}, not in {precision}; leave one of "
+                         "both out")
     if name == "mindspore":
         use_device(device)
         with computing_in(precision):

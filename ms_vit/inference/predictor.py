@@ -37,7 +37,8 @@ class Predictor:
     model: the name of the network, for another library's weights: "vit_base_patch16_224".
     batch_size: pictures that go through the network at once; any number of pictures will do.
     engine: "mindspore", "onnx" for ONNX Runtime, "openvino", or "auto", the fastest of them here; see engines.py.
-    precision: "float32", or "bfloat16" on a CPU with AVX512-BF16, which rounds what enters matrix products.
+    precision: "float32", or what enters matrix products is rounded to: "bfloat16" on a CPU with AVX512-BF16 and an
+    Ascend from the 910B on, "float16" on GPU and Ascend.
 
     Raises DataError where there is no whole checkpoint, or a picture can't be read, and UsageError where batch_size is
     below 1, or this machine can't do what is asked for.

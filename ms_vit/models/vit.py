@@ -196,8 +196,8 @@ class ViT(TopCell):
         self.pre_logits = nn.SequentialCell([HiddenLayer(*sizes, dropout=config.head_dropout, gelu=gelu)
                                              for sizes in hidden]) if hidden else nn.Identity()
         # A head of zeros starts every class equal (sec. 3.2), and fine-tuning starts from undisturbed features.
-        self.head = kernels.Dense(*last, weight_init="zeros", bias_init="zeros")
-        self.head_dist = kernels.Dense(*last, weight_init="zeros", bias_init="zeros") if config.distilled else None
+        head = partial(kernels.Dense, *last, exact=True, weight_init="zeros", bias_init="zeros")
+        self.head, self.head_dist = head(), head() if config.distilled else None
 
     def with_extra_tokens(self, x):
         """[B, N, D] -> [B, class, distillation and register tokens + N, D]."""

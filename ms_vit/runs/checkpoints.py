@@ -30,8 +30,9 @@ class TrainState:
 
     step: optimiser steps done. epoch: epochs done, validation included. workers: threads that read images, by whose
     number the random draws of augmentation are shared out. precision: of matrix products. images: a hash of their
-    names. rollbacks: to an earlier checkpoint, each with half the learning rate. seconds: of training so far, in
-    whatever processes: validation, saving and compiling included, what an interruption undid not.
+    names. overflows: steps that were left out, since their gradients overflowed float16. rollbacks: to an earlier
+    checkpoint, each with half the learning rate. seconds: of training so far, in whatever processes: validation, saving
+    and compiling included, what an interruption undid not.
     """
 
     step: int = 0
@@ -45,6 +46,7 @@ class TrainState:
     top1_sum: float = 0.0       # of its steps that have a top-1, of which there are
     top1_steps: int = 0
     loss_level: float = 0.0     # its running mean, see Divergence of training/
+    overflows: int = 0
     rollbacks: int = 0
     seconds: float = field(default=0.0, compare=False)
 

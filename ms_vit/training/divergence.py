@@ -16,16 +16,23 @@ class Divergence:
     """
 
     PATIENCE = 3        # steps: one batch alone may be hard
+    OVERFLOWS = 24      # steps one after the other: then the loss's scale has long been 1
     MEMORY = 0.98       # of the running level, about 50 steps
 
     def __init__(self, chance: float):
         self.chance = chance
-        self.above = 0
+        self.above = self.overflows = 0
 
-    def judge(self, state: TrainState, loss: float, norm: float) -> None:
-        """Raises Diverged where the step with this loss and norm of the gradients is one too many."""
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise Diverged(f"the loss is {loss:.4g}, the gradients' norm {norm:.4g}")
+    def judge(self, state: TrainState, loss: float, norm: float | None) -> None:
+        """Raises Diverged where the step with this loss and norm of the gradients is one too many.
+
+        norm: None for a step that was left out, since its gradients overflowed float16.
+        """
+        self.overflows = self.overflows + 1 if norm is None else 0
+        if self.overflows >= self.OVERFLOWS:
+            raise Diverged(f"the gradients of {self.overflows} steps in a row overflowed float16")
+        if not math.isfinite(loss) or not math.isfinite(norm or 0):
+            raise Diverged(f"the loss is {loss:.4g}, the gradients' norm {norm or math.inf:.4g}")
         level = state.loss_level or loss
         self.above = self.above + 1 if loss > level + max(level, self.chance) / 2 else 0
         if self.above >= self.PATIENCE:

@@ -3,6 +3,8 @@
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from ms_vit.models.kernels import on
+
 # Maps a function over all parameters; a Python loop over them takes MindSpore several times as long to compile.
 hyper_map = ops.HyperMap()
 added = ops.MultitypeFuncGraph("added")
@@ -111,7 +113,8 @@ class Accumulated(nn.Cell):
     """Cuts a batch into `count` equal micro-batches, takes their gradients one after the other, and returns the means.
 
     Activations of one are in memory at a time. Without dropout the result is the whole batch's, up to rounding.
-    `number`, int32 [1], tells which one is under way.
+    `number`, int32 [1], tells which one is under way. On the CPU it is a loop of the graph, which is compiled once; a
+    device would wait in each turn for the host, which decides on another, so its graph has them all.
     """
 
     def __init__(self, gradients: Gradients, count: int, number: Parameter):
@@ -120,17 +123,29 @@ class Accumulated(nn.Cell):
         self.count = count
         self.number = number
         self.share = Tensor(1 / count, ms.float32)
+        self.loops = on("CPU")
+
+    def part(self, images, labels, i):
+        number = ops.assign(self.number, i.reshape(1))
+        return self.gradients(ops.depend(ops.gather(images, i, 0), number), ops.gather(labels, i, 0))
+
+    def and_part(self, images, labels, i, loss, right, gradients):
+        (next_loss, next_right), next_gradients = self.part(images, labels, i)
+        return loss + next_loss, right + next_right, hyper_map(added, gradients, next_gradients)
 
     def construct(self, images, labels):
         images = images.reshape(self.count, -1, *images.shape[1:])                     # [count, B / count, C, H, W]
         labels = labels.reshape(self.count, -1, *labels.shape[1:])
-        ops.assign(self.number, Tensor([0], ms.int32))
-        (loss, right), gradients = self.gradients(images[0], labels[0])
-        i = Tensor(1, ms.int32)
-        while i < self.count:                           # a loop of the graph: compiled once
-            ops.assign(self.number, i.reshape(1))
-            (next_loss, next_right), next_gradients = self.gradients(ops.gather(images, i, 0), ops.gather(labels, i, 0))
-            loss, right = loss + next_loss, right + next_right
-            gradients = hyper_map(added, gradients, next_gradients)
+        i = Tensor(0, ms.int32)
+        (loss, right), gradients = self.part(images, labels, i)
+        if self.loops:
             i = i + 1
+            while i < self.count:
+                loss, right, gradients = self.and_part(images, labels, i, loss, right, gradients)
+                i = i + 1
+        else:
+            for turn in range(1, self.count):
+                # A part waits for the one before, so that one's activations are gone.
+                i = ops.depend(Tensor(turn, ms.int32), gradients)
+                loss, right, gradients = self.and_part(images, labels, i, loss, right, gradients)
         return (loss * self.share, right * self.share), hyper_map(ops.partial(scaled, self.share), gradients)

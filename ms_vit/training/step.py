@@ -44,8 +44,8 @@ class TrainStep(TopCell):
     """(images [B, C, H, W], labels [B]) -> the batch's mean loss and its gradients' joint norm; updates the parameters.
 
     clip_norm: bound of the gradients' joint norm, to which they are scaled (Pascanu et al. 2013); 0 leaves them alone.
-    scale_loss: for float16: scales the loss so that small gradients survive, leaves a step
-        out whose gradients overflow, and adapts the scale (Micikevicius et al. 2018, sec. 3.2).
+    scale_loss: for float16: scales the loss so that small gradients survive, leaves a step out whose gradients
+        overflow, whose norm is then infinite, and adapts the scale (Micikevicius et al. 2018, sec. 3.2).
     recompute: run each block again in the backward pass instead of keeping what it computed.
     accumulate: micro-batches that a batch is cut into, one after the other; must divide B.
     mixing: mixes the images of a batch first. teacher: adds its logits to the labels; `loss` is then a Distillation.
@@ -97,7 +97,7 @@ class TrainStep(TopCell):
         loss, gradients = self.scaler.unscale(loss), self.scaler.unscale(gradients)
         finite = amp.all_finite(gradients)
         self.scaler.adjust(finite)
-        norm = Tensor(0.0, ms.float32)              # of a step that is left out
+        norm = Tensor(float("inf"), ms.float32)     # of a step that is left out
         if finite:
             norm = self.norm(gradients)
             loss = ops.depend(loss, self.apply(gradients, norm))

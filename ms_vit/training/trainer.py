@@ -18,13 +18,13 @@ from ms_vit.data.labels import labels_for
 from ms_vit.data.layout import find_layout
 from ms_vit.data.memory import memory_share
 from ms_vit.data.pipeline import Batches, naming_bad_images, numpy_batches
-from ms_vit.device import cpu_count, sink_size
+from ms_vit.device import chip, cpu_count, sink_size, toolkit
 from ms_vit.distributed import World
 from ms_vit.errors import DataError
 from ms_vit.inference.engines import on_mindspore
 from ms_vit.inference.predictor import score
 from ms_vit.inference.scores import Scores
-from ms_vit.models.kernels import bfloat16, compiled
+from ms_vit.models.kernels import compiled, precision
 from ms_vit.models.vit import ViT
 from ms_vit.progress import say
 from ms_vit.recipe import Recipe
@@ -75,7 +75,7 @@ class Trainer(Callback):
         data = data_folder(self.recipe)
         with folder.locked(self.run, self.world), contextlib.ExitStack() as self.caches:
             self.open(data)
-            self.caches.enter_context(bfloat16.computing_in(self.state.precision))
+            self.caches.enter_context(precision.computing_in(self.state.precision))
             self.prepare_model(data)
             self.prepare_data(data)
             self.prepare_step()
@@ -108,10 +108,10 @@ class Trainer(Callback):
         if self.recipe.train.precision != "auto":
             return self.recipe.train.precision
         if not self.newest:
-            return bfloat16.best_precision(self.device)
+            return precision.best_precision()
         # Runs that don't tell are older than bfloat16 on CPUs.
         before = self.state.precision or ("float16" if self.device == "Ascend" else "float32")
-        if before == "bfloat16" and (missing := bfloat16.what_is_missing()):
+        if before == "bfloat16" and (missing := precision.what_is_missing(before)):
             say(f"{self.run} was trained in bfloat16 before, now in float32, so its numbers are others than in an "
                 f"unbroken run: {missing}")
             return "float32"
@@ -165,10 +165,6 @@ class Trainer(Callback):
         loss = losses[recipe.loss.name](recipe.loss)
         self.guard = Divergence(chance=getattr(loss, "chance", math.log)(config.num_classes))
         learner, loss, teacher = taught(self.net, loss, recipe, self.spec)
-        if self.state.precision == "float16":
-            for net in (self.net, teacher.net) if teacher else (self.net,):
-                # In place; what it returns only casts logits, as the loss does.
-                ms.amp.auto_mixed_precision(net, "O2")
         self.step = TrainStep(
             learner, loss, self.optimizer, clip_norm=recipe.optimizer.clip_norm,
             scale_loss=self.state.precision == "float16", recompute=train.recompute, accumulate=train.accumulate,
@@ -180,7 +176,7 @@ class Trainer(Callback):
         self.model = Model(self.step)
         self.operators = compiled.library() if compiled.wanted() else None
         # All that decides what is compiled.
-        self.graph = (f"{recipe.as_dict()} {config} {self.learning_rates.tolist()} {self.device} "
+        self.graph = (f"{recipe.as_dict()} {config} {self.learning_rates.tolist()} {self.device} {chip()} {toolkit()} "
                       f"{self.state.precision} {self.operators} {self.world} {teacher and teacher.net.config}")
         self.state_dicts = {MODEL: self.net.parameters_dict(), OPTIMIZER: self.step.state()}
         if self.averaged:
@@ -316,6 +312,8 @@ class Trainer(Callback):
         self.unseen = 0
         for loss, norm, top1 in (self.world.sum(rows) / self.world.size).tolist():
             self.state.step += 1
+            if self.step.scaler is not None and math.isinf(norm):
+                self.state.overflows, norm = self.state.overflows + 1, None
             self.state.loss_sum += loss
             if not math.isnan(top1):        # else images are mixed
                 self.state.top1_sum, self.state.top1_steps = self.state.top1_sum + top1, self.state.top1_steps + 1
@@ -323,13 +321,15 @@ class Trainer(Callback):
                 self.log(loss, norm)
             self.guard.judge(self.state, loss, norm)
 
-    def log(self, loss: float, norm: float) -> None:
-        """A line on the step just counted."""
+    def log(self, loss: float, norm: float | None) -> None:
+        """A line on the step just counted; `norm` is None where it was left out."""
         self.throughput.show(loss)
         if self.world.writes:
             self.metrics.write(
                 step=self.state.step, epoch=self.state.epoch + 1, loss=loss, grad_norm=norm,
-                lr=float(self.learning_rates[self.state.step - 1]) / 2**self.state.rollbacks,
+                lr=float(self.learning_rates[max(self.state.step - 1 - self.state.overflows, 0)])
+                / 2**self.state.rollbacks,
+                **{"overflows": self.state.overflows} if self.step.scaler is not None else {},
                 images_per_second=round(self.throughput.images_per_second, 1),
                 data_wait=round(self.data_wait.share(self.logged), 4))
         self.logged = self.data_wait.seconds
@@ -370,6 +370,7 @@ class Trainer(Callback):
         say(f"epoch {state.epoch:{len(str(epochs))}} of {epochs}: train loss {train_loss:.3f}, "
             + (f"top-1 {100 * train_top1:.2f} %, " if train_top1 is not None else "") +
             f"val loss {scores.loss:.3f}, top-1 {100 * scores.top1:.2f} %, top-5 {100 * scores.top5:.2f} %"
+            + (f", {state.overflows} steps left out so far (overflow)" if state.overflows else "")
             + (" (best)" if best else ""))
         if best or state.epoch % self.recipe.checkpoint.every_epochs == 0 or state.epoch == epochs:
             self.save()

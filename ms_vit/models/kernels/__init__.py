@@ -9,13 +9,16 @@ and Ascend.
 import math
 
 import mindspore as ms
-from mindspore import Parameter, nn, ops
+from mindspore import Parameter, mint, nn, ops
 from mindspore.common.initializer import Constant, HeUniform, initializer
 
+from ms_vit.device import chip
 from ms_vit.models.config import BATCH_NORM_EPSILON, GeluKind
-from ms_vit.models.kernels import bfloat16, compiled
+from ms_vit.models.kernels import bfloat16, compiled, precision
 from ms_vit.models.kernels.dropout import Dropout as Dropout
 from ms_vit.models.kernels.dropout import DropPath as DropPath
+
+WITHOUT_FLASH = ("ascend910", "ascend310", "ascend310p")       # chips
 
 
 def on(device: str) -> bool:
@@ -25,23 +28,23 @@ def on(device: str) -> bool:
 class Linear(nn.Cell):
     """x W^T + b: (x [..., in], W [out, in], b [out]) -> [..., out].
 
-    `for_product`: the result enters products alone, so where they are computed in bfloat16, it is bfloat16.
+    Where products are computed in a lower precision, so is the result by GPU and Ascend; on the CPU, whose sums are
+    float32 in any case, it is that, but with `for_product`, which tells that it enters products alone. `exact`: float32
+    on GPU and Ascend, whatever the others are computed in.
     """
 
-    def __init__(self, *, for_product: bool = False):
+    def __init__(self, *, for_product: bool = False, exact: bool = False):
         super().__init__()
         self.fused = bfloat16.Linear(rounded=for_product) if bfloat16.wanted() else None
+        self.type = (not exact and precision.product_type()) or ms.float32
         self.plain = PlainLinear() if on("CPU") else None
-        self.matmul = ops.MatMul(transpose_b=True)
 
     def construct(self, x, weight, bias):
         if self.fused is not None:
             return self.fused(x, weight, bias)
-        rows = x.reshape(-1, x.shape[-1])
-        if self.plain is not None and x.dtype == ms.float32:
-            y = self.plain(rows, weight, bias)
-        else:
-            y = ops.bias_add(self.matmul(rows, weight), bias)
+        rows = x.reshape(-1, x.shape[-1]).astype(self.type)
+        weight, bias = weight.astype(self.type), bias.astype(self.type)
+        y = self.plain(rows, weight, bias) if self.plain is not None else ops.dense(rows, weight, bias)
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
@@ -66,11 +69,11 @@ class PlainLinear(compiled.Single):
 
 
 class Dense(nn.Dense):
-    """A linear layer, [..., in] -> [..., out]; `for_product` as Linear's."""
+    """A linear layer, [..., in] -> [..., out]; `for_product` and `exact` as Linear's."""
 
-    def __init__(self, inputs: int, outputs: int, *, for_product: bool = False, **start):
+    def __init__(self, inputs: int, outputs: int, *, for_product: bool = False, exact: bool = False, **start):
         super().__init__(inputs, outputs, **start)
-        self.linear = Linear(for_product=for_product)
+        self.linear = Linear(for_product=for_product, exact=exact)
 
     def construct(self, x):
         return self.linear(x, self.weight, self.bias)
@@ -88,6 +91,7 @@ class Gelu(nn.Cell):
         self.fused = compiled.Gelu(kind) if compiled.wanted() else None
         self.plain = PlainGelu(kind) if on("CPU") else None
         self.approximate = "none" if kind == "exact" else "tanh"
+        self.aclnn = on("Ascend")
 
     def construct(self, x):
         if x.dtype == ms.float32:
@@ -95,6 +99,8 @@ class Gelu(nn.Cell):
                 return self.fused(x)
             if self.plain is not None:
                 return self.plain(x)[0]
+        if self.aclnn:
+            return mint.nn.functional.gelu(x, approximate=self.approximate)
         return ops.gelu(x, approximate=self.approximate)
 
 
@@ -132,7 +138,7 @@ class LayerNorm(nn.Cell):
     """Layer normalisation over the last axis (Ba et al. 2016): [..., D] -> [..., D].
 
     nn.LayerNorm calls its parameters gamma and beta and is about to change its default epsilon; this one carries
-    timm's names and timm's epsilon. `for_product` as Linear's.
+    timm's names and timm's epsilon, and is computed in float32. `for_product` as Linear's.
     """
 
     def __init__(self, dim: int, *, epsilon: float = 1e-6, for_product: bool = False):
@@ -142,10 +148,15 @@ class LayerNorm(nn.Cell):
         form = bfloat16.LayerNorm if for_product and bfloat16.wanted() else compiled.LayerNorm
         self.fused = form(epsilon) if compiled.wanted() else None
         self.normalize = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=epsilon)
+        self.dim, self.epsilon = dim, epsilon
+        self.aclnn = on("Ascend")
 
     def construct(self, x):
-        if self.fused is not None and x.dtype == ms.float32:
+        x = x.astype(ms.float32)
+        if self.fused is not None:
             return self.fused(x, self.weight, self.bias)
+        if self.aclnn:
+            return mint.nn.functional.layer_norm(x, (self.dim,), self.weight, self.bias, self.epsilon)
         return self.normalize(x, self.weight, self.bias)[0]
 
 
@@ -214,12 +225,13 @@ class Conv(nn.Cell):
         self.whole = bfloat16.Conv() if stride == 1 and bfloat16.wanted() else None
         self.fused = compiled.Windows(stride) if compiled.wanted() else None
         self.native = None if on("CPU") else ops.Conv2D(dim, 3, stride=stride, pad_mode="pad", pad=1)
+        self.type = precision.product_type() or ms.float32
         self.linear = Linear()
 
     def construct(self, x):
         if self.native is not None:
-            y = self.native(x.transpose(0, 3, 1, 2), self.weight)
-            return ops.bias_add(y, self.bias).transpose(0, 2, 3, 1)
+            y = self.native(x.transpose(0, 3, 1, 2).astype(self.type), self.weight.astype(self.type))
+            return ops.bias_add(y, self.bias.astype(self.type)).transpose(0, 2, 3, 1)
         if self.whole is not None:
             return self.whole(x, self.weight.transpose(0, 2, 3, 1), self.bias)
         x = self.fused(x) if self.fused is not None and x.dtype == ms.float32 else self.windows(x)
@@ -294,8 +306,9 @@ class BatchNorm(nn.Cell):
 class Attend(nn.Cell):
     """softmax(q k^T / sqrt(d)) v for each head (Vaswani et al. 2017, eq. 1): [B, N, 3 * H * d] -> [B, N, H * d].
 
-    The input holds the queries of all heads, then the keys, then the values. `dropout` acts on the softmax. Where
-    products are computed in bfloat16, input and output are bfloat16; float32 is what attention with dropout gives.
+    The input holds the queries of all heads, then the keys, then the values. `dropout` acts on the softmax, which is
+    float32. Where products are computed in a lower precision, so are input and output, but on the CPU those of
+    attention with dropout.
     """
 
     def __init__(self, num_heads: int, head_dim: int, dropout: float = 0.0):
@@ -313,14 +326,16 @@ class Attend(nn.Cell):
         form = bfloat16.Attention if rounded else compiled.Attention
         self.fused = form(num_heads) if compiled.wanted() else None
         self.fused_type = ms.bfloat16 if rounded else ms.float32
-        # The fused operator of Ascend takes widths of a head that are multiples of 16, and no float32.
-        self.flash = on("Ascend") and head_dim % 16 == 0 and head_dim <= 512
+        # The fused operator of Ascend takes widths of a head that are multiples of 16, and no float32; the first chips
+        # have none.
+        self.flash = (on("Ascend") and chip() not in WITHOUT_FLASH and precision.product_type() is not None
+                      and head_dim % 16 == 0 and head_dim <= 512)
 
     def construct(self, qkv):
         if self.rate == 0.0 or not self.training:
             if self.fused is not None and qkv.dtype != ms.float16:
                 return self.fused(qkv.astype(self.fused_type))
-            if self.flash and qkv.dtype != ms.float32:
+            if self.flash:
                 q, k, v = ops.split(qkv, self.width, axis=-1)
                 return ops.flash_attention_score(q, k, v, self.num_heads, scalar_value=self.scale)
         if self.fused is not None and qkv.dtype == ms.bfloat16:     # MindSpore has few operators for that on the CPU
@@ -329,8 +344,9 @@ class Attend(nn.Cell):
 
     def plain(self, qkv):
         q, k, v = ops.split(qkv, self.width, axis=-1)                      # 3 x [B, N, H * d]
-        weights = self.softmax(self.scores(self.heads(q * self.scale), self.heads(k)))      # [B, H, N, N]
-        x = self.mix(self.dropout(weights), self.heads(v))                 # [B, H, N, d]
+        scores = self.scores(self.heads(q * self.scale), self.heads(k))    # [B, H, N, N]
+        weights = self.dropout(self.softmax(scores.astype(ms.float32)))
+        x = self.mix(weights.astype(v.dtype), self.heads(v))               # [B, H, N, d]
         return x.transpose(0, 2, 1, 3).reshape(q.shape)
 
     def heads(self, x):

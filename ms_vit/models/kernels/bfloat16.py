@@ -1,65 +1,20 @@
 """Matrix products in bfloat16 on the CPU, by operators of our own (bfloat16.h).
 
 What enters a product is rounded to 8 bits of mantissa, and is stored so where nothing else reads it; weights,
-residuals, sums and gradients stay float32. MindSpore has no such kernels for the CPU. It is how a network computes and
-not what it is, so no ViTConfig says it, and a checkpoint is the same whichever trained it.
+residuals, sums and gradients stay float32. MindSpore has no such kernels for the CPU.
 """
-
-import contextlib
-import ctypes
-import os
-from collections.abc import Iterator
 
 import mindspore as ms
 from mindspore import Tensor, ops
 
-from ms_vit.errors import UsageError
 from ms_vit.models.config import GeluKind
 from ms_vit.models.kernels import compiled
-
-_on = False
-
-
-@contextlib.contextmanager
-def computing_in(precision: str) -> Iterator[None]:
-    """Cells made inside multiply in bfloat16, if `precision` says so. Raises UsageError where this machine can't."""
-    global _on
-    if precision == "bfloat16" and (missing := what_is_missing()):
-        raise UsageError(missing)
-    before, _on = _on, precision == "bfloat16"
-    try:
-        yield
-    finally:
-        _on = before
-
-
-def best_precision(device: str) -> str:
-    """What "auto" means for a new run: float16 on Ascend, bfloat16 on a CPU that has it, else float32."""
-    if device == "Ascend":
-        return "float16"
-    return "float32" if what_is_missing() else "bfloat16"
+from ms_vit.models.kernels.precision import now
 
 
 def wanted() -> bool:
     """Whether cells that are made now shall use the operators of this module."""
-    return _on and compiled.wanted()
-
-
-def what_is_missing() -> str:
-    """Why there is no bfloat16 here, and what to do, in a line; empty where there is."""
-    device = ms.get_context("device_target")
-    if device != "CPU":
-        return f"bfloat16 is for CPUs so far, not for {device}; take float16 or float32"
-    if os.environ.get("MS_VIT_KERNELS") == "plain":
-        return "bfloat16 needs the operators that MS_VIT_KERNELS=plain leaves out; unset that, or take float32"
-    library = compiled.library()
-    if library is None:
-        return ("bfloat16 needs a C++ compiler, and there is none here that builds ms-vit's operators; install g++ or "
-                "clang++, or take float32")
-    if not hasattr(ctypes.CDLL(str(library)), "dense_bfloat16"):
-        return ("bfloat16 needs a processor with AVX512-BF16 and a compiler that knows it (g++ 10 or clang++ 10); "
-                "one of both is missing here, so take float32")
-    return ""
+    return now() == "bfloat16" and compiled.wanted()
 
 
 class Linear(compiled.Single):

@@ -1,14 +1,19 @@
 """Dropout whose masks can be drawn again: each follows from a seed, the layer, the step and the place in the tensor.
 
 MindSpore's random operators keep a state that nobody can save: a resumed run would drop other elements than an unbroken
-one, and a block that runs a second time for its gradient (train.recompute) others than it did the first time.
+one, and a block that runs a second time for its gradient (train.recompute) others than it did the first time. On CPU
+and GPU the draws are hashes of our own; on Ascend, where whole numbers are slow, they are by its generator (Philox),
+whose key is another for each step, micro-batch and layer.
 """
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
+from mindspore.ops.auto_generate import DropoutExt
 
 from ms_vit.models.kernels import compiled
+
+MICRO_BATCHES = 2**20       # more than a batch is ever cut into
 
 
 class Dropout(nn.Cell):
@@ -23,17 +28,20 @@ class Dropout(nn.Cell):
         self.rate = rate
         self.native = nn.Dropout(p=rate)
         self.fused = compiled.Dropout() if compiled.wanted() else None
+        self.keyed = DropoutExt() if ms.get_context("device_target") == "Ascend" else None
         self.threshold = round(rate * 2**24)            # of 24 bits
         self.scale = 1 / (1 - rate)
         self.numbers = Tensor([self.threshold, self.scale], ms.float32)
         self.nothing = Tensor([0, 1], ms.float32)       # `numbers` where nothing is dropped
         self.salt = Tensor([0, 0], ms.int32)
         self.zero = Tensor([0], ms.int32)
+        self.base = self.start = Tensor([0], ms.int64)
         self.step = self.micro_batch = None
 
     def follow(self, step: Parameter, micro_batch: Parameter, salt: np.ndarray) -> None:
         """Masks follow from salt, int32 [2], and the values that `step` and `micro_batch`, int32 [1], have then."""
         self.salt = Tensor(salt)
+        self.base = Tensor(salt.view(np.int64) >> 2)            # from -2^61 to 2^61, so that no key overflows
         # Past Cell's own __setattr__, which would make them parameters of the network.
         object.__setattr__(self, "step", step)
         object.__setattr__(self, "micro_batch", micro_batch)
@@ -62,7 +70,13 @@ class Dropout(nn.Cell):
             return self.native(x)
         if self.fused is not None and x.dtype == ms.float32:
             return self.fused(x, self.step, self.part(), self.salt, self.numbers)
+        if self.keyed is not None:
+            return self.keyed(x, self.rate, self.key(), self.start)[0]
         return x * self.mask(x)
+
+    def key(self):
+        """The generator's, int64 [1]: layers begin far apart, and have a key for each step and micro-batch."""
+        return self.base + self.step.astype(ms.int64) * MICRO_BATCHES + self.part().astype(ms.int64)
 
     def mask(self, x):
         """As `dropout` of compiled.cc, to the bit."""
