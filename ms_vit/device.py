@@ -35,7 +35,7 @@ def use_device(device: str | None = None, *, deterministic: bool = False) -> str
     else:
         used, number = parse(device)
         try:
-            ms.set_device(used, number)
+            ms.set_device(used, *(() if number is None else (number,)))
         except (RuntimeError, ValueError) as error:
             reason = reason_of(used, str(error))
             raise UsageError(f"MindSpore {ms.__version__} finds no {device} here{f': {reason}' if reason else ''}; "
@@ -46,15 +46,15 @@ def use_device(device: str | None = None, *, deterministic: bool = False) -> str
     return used
 
 
-def parse(device: str) -> tuple[str, int]:
-    """Ascend:3 -> Ascend, 3. Raises UsageError."""
+def parse(device: str) -> tuple[str, int | None]:
+    """Ascend:3 -> Ascend, 3; without a number whichever is MindSpore's, for a launcher gives one. Raises UsageError."""
     name, colon, number = device.partition(":")
     names = {name.lower(): name for name in DEVICES}
     if name.lower() not in names:
         raise UsageError(f'no device "{device}"; there are {", ".join(DEVICES)}')
     if colon and not number.isdecimal():
         raise UsageError(f'no device "{device}"; which card is a number from 0, as in {names[name.lower()]}:0')
-    return names[name.lower()], int(number or 0)
+    return names[name.lower()], int(number) if number else None
 
 
 def unused_cards(used: str) -> dict[str, str]:

@@ -23,10 +23,11 @@ def train(recipe: Recipe, run: str | Path, device: str | None = None) -> Trainin
     with signals.caught() as stop:
         # MindSpore's threads begin when it is imported, and inherit that; and whoever asks for --help needn't wait.
         from ms_vit.device import use_device
+        from ms_vit.distributed import join
         from ms_vit.training.trainer import Trainer
 
-        return Trainer(recipe, Path(run), device=use_device(device, deterministic=recipe.train.deterministic),
-                       stop=stop)()
+        used = use_device(device, deterministic=recipe.train.deterministic)
+        return Trainer(recipe, Path(run), device=used, stop=stop, world=join())()
 
 
 def arguments(parser: Any) -> None:

@@ -21,7 +21,7 @@ SOURCE = Path(__file__).parents[1] / "ms_vit" / "models" / "kernels" / "compiled
 FLAGS = ["-std=c++17", "-O1", "-g", "-march=native", "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
          "-fPIC", "-shared", "-pthread"]
 TYPES = {"f": (np.float32, b"float32"), "h": (np.uint16, b"bfloat16"), "i": (np.int32, b"int32")}
-DROP = ["i1", "i1", "i2", "f2"]                         # step, micro-batch, salt, numbers
+DROP = ["i1", "i1", "i2", "f2"]                         # step, part, salt, numbers
 called = set()
 
 

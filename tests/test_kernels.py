@@ -137,7 +137,7 @@ class TwoLayers(nn.Cell):
     def mask(self, *shape):
         with compiled.off():        # the plain form, which the compiled one is held against elsewhere
             same = kernels.Dropout(self.mlp.dropout.rate)
-        same.follow(self.mlp.dropout.step, self.mlp.dropout.micro_batch, self.mlp.dropout.salt.asnumpy())
+        same.follow(self.mlp.dropout.step, self.mlp.dropout.number, self.mlp.dropout.salt.asnumpy())
         return same.set_train()(ms.Tensor(np.ones(shape, np.float32))).asnumpy()
 
 
@@ -356,9 +356,9 @@ def mask_by_definition(shape, rate, salt, step, part):
         x = (x ^ x >> 15) * 0x846CA68B % 2**32
         return x ^ x >> 16
 
-    first = mixed((mixed(step ^ salt[0]) + part) % 2**32)
-    second = mixed(first ^ salt[1])
-    bits = [mixed((mixed(place ^ first) + second) % 2**32) >> 8 for place in range(math.prod(shape))]
+    first = mixed(mixed(step ^ salt[0]))
+    second, size = mixed(first ^ salt[1]), math.prod(shape)
+    bits = [mixed((mixed(place ^ first) + second) % 2**32) >> 8 for place in range(part * size, (part + 1) * size)]
     return np.where(np.array(bits) >= round(rate * 2**24), np.float32(1 / (1 - rate)), np.float32(0)).reshape(shape)
 
 
@@ -382,6 +382,12 @@ def test_dropout_draws_anew_for_each_step_part_layer_and_seed(form):
         for other in masks[:number]:
             assert abs((mask & other).mean() - 0.49) < 0.006        # as of two that are independent
     assert (followed(0.3)(x).asnumpy() == followed(0.3)(x).asnumpy()).all()
+
+
+def test_parts_of_a_batch_lose_what_the_whole_one_does(form):
+    x = ms.Tensor(normal(8, 5, 6))
+    parts = [followed(0.3, part=number)(x[2 * number:2 * number + 2]).asnumpy() for number in range(4)]
+    assert (np.concatenate(parts) == followed(0.3)(x).asnumpy()).all()
 
 
 def test_dropout_in_half_precision_drops_the_same():

@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import platform
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,8 @@ try:
     import fcntl
 except ImportError:     # Windows
     fcntl = None  # type: ignore[assignment]
+
+GRACE = 2       # seconds: a launcher kills all processes once one has failed, and the one that writes shall go first
 
 # What may differ when a run goes on; epochs only upward. All but the last two leave every number as it is.
 FREE = {"train.log_every", "train.on_divergence", "checkpoint.every_epochs", "checkpoint.every_minutes",
@@ -45,6 +48,10 @@ def locked(run: Path, world: World) -> Iterator[None]:
                 say(f"{run} can't be locked ({(error.strerror or str(error)).lower()}); let only one process use it")
         try:
             yield
+        except BaseException:
+            if not world.writes:
+                time.sleep(GRACE)
+            raise
         finally:
             if made and world.writes and [entry.name for entry in run.iterdir()] == [lock.name]:
                 lock.unlink()

@@ -112,32 +112,33 @@ class RecomputedGradients(Gradients):
 class Accumulated(nn.Cell):
     """Cuts a batch into `count` equal micro-batches, takes their gradients one after the other, and returns the means.
 
-    Activations of one are in memory at a time. Without dropout the result is the whole batch's, up to rounding.
-    `number`, int32 [1], tells which one is under way. On the CPU it is a loop of the graph, which is compiled once; a
-    device would wait in each turn for the host, which decides on another, so its graph has them all.
+    Activations of one are in memory at a time. The result is the whole batch's, up to rounding. `part`, int32 [1], is
+    the number of the first, and then of the one that is under way. On the CPU it is a loop of the graph, which is
+    compiled once; a device would wait in each turn for the host, which decides on another, so its graph has them all.
     """
 
-    def __init__(self, gradients: Gradients, count: int, number: Parameter):
+    def __init__(self, gradients: Gradients, count: int, part: Parameter):
         super().__init__(auto_prefix=False)
         self.gradients = gradients
         self.count = count
-        self.number = number
+        self.part = part
+        self.first = Tensor(part.asnumpy(), ms.int32)
         self.share = Tensor(1 / count, ms.float32)
         self.loops = on("CPU")
 
-    def part(self, images, labels, i):
-        number = ops.assign(self.number, i.reshape(1))
+    def of_part(self, images, labels, i):
+        number = ops.assign(self.part, self.first + i)
         return self.gradients(ops.depend(ops.gather(images, i, 0), number), ops.gather(labels, i, 0))
 
     def and_part(self, images, labels, i, loss, right, gradients):
-        (next_loss, next_right), next_gradients = self.part(images, labels, i)
+        (next_loss, next_right), next_gradients = self.of_part(images, labels, i)
         return loss + next_loss, right + next_right, hyper_map(added, gradients, next_gradients)
 
     def construct(self, images, labels):
         images = images.reshape(self.count, -1, *images.shape[1:])                     # [count, B / count, C, H, W]
         labels = labels.reshape(self.count, -1, *labels.shape[1:])
         i = Tensor(0, ms.int32)
-        (loss, right), gradients = self.part(images, labels, i)
+        (loss, right), gradients = self.of_part(images, labels, i)
         if self.loops:
             i = i + 1
             while i < self.count:

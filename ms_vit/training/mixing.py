@@ -24,7 +24,8 @@ def boxes(alpha: float, steps: int, height: int, width: int, random: np.random.G
 class Mixing(nn.Cell):
     """(images [B, C, H, W], labels [B] int32, step [1] int32) -> images, and targets [B, C] in the labels' place.
 
-    A batch is mixed with itself in reverse, as timm does; the order of images is random already. Mixup blends two
+    Images are mixed in pairs, each with its neighbour, which any process has that has a part of the batch; the order
+    of images is random already. (timm's partner is that at the other end.) Mixup blends two
     images, the first one's share from Beta(mixup, mixup); CutMix puts a box of the second into the first, whose share
     is what is left of its area. What is done in a step is drawn ahead for all steps, so that a resumed run has what an
     unbroken one has.
@@ -63,10 +64,12 @@ class Mixing(nn.Cell):
             within = ops.logical_and(ops.logical_and(self.rows >= top, self.rows < bottom),
                                      ops.logical_and(self.columns >= left, self.columns < right))
             share = share * (1 - within.astype(ms.float32))                            # [H, W]
-        back = ops.arange(images.shape[0] - 1, -1, -1)
+        places = ops.arange(images.shape[0])
+        # 1 0 3 2 ...; the last of an odd number is its own.
+        partner = ops.minimum(places + 1 - 2 * (places % 2), images.shape[0] - 1)
         targets = targets_of(labels, self.classes)
-        return (share * images + (1 - share) * ops.gather(images, back, 0),
-                of_label * targets + (1 - of_label) * ops.gather(targets, back, 0))
+        return (share * images + (1 - share) * ops.gather(images, partner, 0),
+                of_label * targets + (1 - of_label) * ops.gather(targets, partner, 0))
 
 
 def mixing(settings: Augment, *, steps: int, classes: int, size: tuple[int, int], seed: int) -> Mixing | None:

@@ -49,7 +49,8 @@ class TrainStep(TopCell):
     recompute: run each block again in the backward pass instead of keeping what it computed.
     accumulate: micro-batches that a batch is cut into, one after the other; must divide B.
     mixing: mixes the images of a batch first. teacher: adds its logits to the labels; `loss` is then a Distillation.
-    average: follows the parameters. seed: of what dropout drops.
+    average: follows the parameters. seed: of what dropout drops. part: where the images are a process's part of a
+        batch, the number of its first micro-batch among those of all.
     reducer: makes of each process's gradients their mean over all (World). recent: steps whose loss, norm and top-1 are
         kept; the latter is that of the images as they are trained on, NaN for mixed ones, which have no one label.
     """
@@ -57,7 +58,7 @@ class TrainStep(TopCell):
     def __init__(self, net: nn.Cell, loss: nn.Cell, optimizer: nn.Cell, *, clip_norm: float = 0.0,
                  scale_loss: bool = False, recompute: bool = False, accumulate: int = 1, mixing: Mixing | None = None,
                  teacher: Teacher | None = None, average: Average | None = None, seed: int = 0,
-                 reducer: nn.Cell | None = None, recent: int = 1):
+                 part: int = 0, reducer: nn.Cell | None = None, recent: int = 1):
         super().__init__(auto_prefix=False)
         self.net = net
         self.optimizer = optimizer
@@ -70,10 +71,10 @@ class TrainStep(TopCell):
         self.reducer = reducer
         self.recent = Recent(recent)
         self.none = Tensor(float("nan"), ms.float32)
-        self.micro_batch = Parameter(Tensor([0], ms.int32), name="micro_batch", requires_grad=False)
-        follow(net, optimizer.step, self.micro_batch, seed)
+        self.part = Parameter(Tensor([part], ms.int32), name="part", requires_grad=False)
+        follow(net, optimizer.step, self.part, seed)
         gradients = (RecomputedGradients if recompute else Gradients)(net, loss, optimizer.params, self.scaler)
-        self.gradients = Accumulated(gradients, accumulate, self.micro_batch) if accumulate > 1 else gradients
+        self.gradients = Accumulated(gradients, accumulate, self.part) if accumulate > 1 else gradients
 
     def state(self) -> dict[str, Parameter]:
         """All that a resumed run needs besides the network and its average, by the names that it is saved under."""

@@ -98,6 +98,7 @@ class Trainer(Callback):
         ms.set_seed(self.recipe.train.seed)
         if self.world.writes:
             self.checkpoints.tidy()
+        self.world.wait()
         self.newest = self.checkpoints.newest()
         if self.newest:
             self.state = read_state(self.newest)
@@ -137,7 +138,7 @@ class Trainer(Callback):
         train, prepared = self.recipe.train, self.spec.preprocessing
         how: dict[str, Any] = {
             "batch_size": train.batch_size, "workers": workers(self.recipe, self.state),
-            "keep": memory_share() if train.epochs > 1 else 0,
+            "keep": memory_share() // self.world.neighbours() if train.epochs > 1 else 0,
             "leave_out": (unreadable(data, self.run, self.layout.files(), self.world)
                           if self.recipe.data.bad_images == "skip" else ()),
             "world": self.world}
@@ -171,7 +172,8 @@ class Trainer(Callback):
             mixing=mixing(recipe.augment, steps=len(self.learning_rates), classes=config.num_classes,
                           size=config.height_and_width, seed=train.seed),
             teacher=teacher, average=Average(self.net, self.averaged, train.ema) if self.averaged else None,
-            seed=self.world.seed(train.seed), reducer=self.world.reducer(self.optimizer.params),
+            seed=train.seed, part=self.world.rank * train.accumulate,
+            reducer=self.world.reducer(self.optimizer.params),
             recent=min(train.log_every, MOST_RECENT))
         self.model = Model(self.step)
         self.operators = compiled.library() if compiled.wanted() else None
@@ -226,6 +228,10 @@ class Trainer(Callback):
             f"({self.state.precision}, {'compiled' if self.operators else 'MindSpore'} kernels)")
         say(f"{self.recipe.data.folder}: {self.batches.steps} training batches of {self.recipe.train.batch_size}, "
             f"{self.validation.steps} for validation")
+        if self.world.size > 1:
+            say(f"{self.world.size} processes, {self.world.neighbours()} of them on this machine: number "
+                f"{self.world.rank} has {self.batches.own_batch_size} images of each batch and augments by seed "
+                f"{self.world.seed(self.recipe.train.seed)}; learning rates are the recipe's, for whole batches")
         for name, transforms in (("train", self.batches.whole.transforms), ("eval", prepared.transforms)):
             say(f"  {name}: " + " -> ".join(transforms))
         said = {key: value for key, value in prepared.names.items() if key in ("image_size", "resize_size")}
@@ -390,6 +396,7 @@ class Trainer(Callback):
                     "training goes on")
             else:
                 self.checkpoints.prune(self.recipe.checkpoint.keep)
+        self.world.wait()       # whoever ended before it is written might take the one that writes along
         self.saved = time.perf_counter()
         self.saving_seconds += self.saved - began
 

@@ -366,22 +366,22 @@ class LeanMlp(compiled.Single):
         self.gelu = compiled.Gelu(gelu)
         self.dropout = compiled.Dropout() if dropout else None
 
-    def drop(self, x, step, micro_batch, salt, numbers):
-        return x if self.dropout is None else self.dropout.drop(x, step, micro_batch, salt, numbers)
+    def drop(self, x, step, part, salt, numbers):
+        return x if self.dropout is None else self.dropout.drop(x, step, part, salt, numbers)
 
-    def construct(self, x, w1, b1, w2, b2, step, micro_batch, salt, numbers):
+    def construct(self, x, w1, b1, w2, b2, step, part, salt, numbers):
         h = self.linear.forward(x, w1)
         h = ops.bias_add(h, b1)
-        y = self.linear.forward(self.drop(self.gelu.forward(h), step, micro_batch, salt, numbers), w2)
+        y = self.linear.forward(self.drop(self.gelu.forward(h), step, part, salt, numbers), w2)
         return ops.bias_add(y, b2), h
 
-    def bprop(self, x, w1, b1, w2, b2, step, micro_batch, salt, numbers, out, dout):
+    def bprop(self, x, w1, b1, w2, b2, step, part, salt, numbers, out, dout):
         # The second GELU waits for the gradient; else it would be merged with the first, and nothing saved.
         h = ops.depend(out[1], dout[0])
-        g = self.drop(self.gelu.forward(h), step, micro_batch, salt, numbers)
+        g = self.drop(self.gelu.forward(h), step, part, salt, numbers)
         dg, dw2, db2 = self.linear.bprop(g, w2, b2, out[0], dout[0])
-        dh = self.gelu.backward(h, self.drop(dg, step, micro_batch, salt, numbers))
-        return (*self.linear.bprop(x, w1, b1, h, dh), dw2, db2, ops.zeros_like(step), ops.zeros_like(micro_batch),
+        dh = self.gelu.backward(h, self.drop(dg, step, part, salt, numbers))
+        return (*self.linear.bprop(x, w1, b1, h, dh), dw2, db2, ops.zeros_like(step), ops.zeros_like(part),
                 ops.zeros_like(salt), ops.zeros_like(numbers))
 
 

@@ -452,7 +452,7 @@ int mlp_kernel(void** addresses, const int* dims, int64_t** shapes, const char**
   float* y = floats(addresses)[9];
   Half* before = static_cast<Half*>(addresses[10]);
   const Across w1(types[1], addresses[1], hidden, dim), w2(types[3], addresses[3], dim, hidden);
-  const Kept kept(addresses + 5);
+  const Kept kept(addresses + 5, m * hidden);
   typed(types[0], addresses[0], [&](const auto* x) {
     pieces(m, task, [&](int64_t begin, int64_t end) {
       mlp<Gelu>(x + begin * dim, begin, end - begin, dim, w1, b1, hidden, w2, b2, &kept, before + begin * hidden,
@@ -468,7 +468,7 @@ template <class Gelu>
 int mlp_grad_kernel(void** addresses, const int* dims, int64_t** shapes, const char** types) {
   const int64_t m = rows_of(dims[0], shapes[0]), dim = shapes[1][1], hidden = shapes[1][0], task = task_rows(m);
   const Half* before = static_cast<const Half*>(addresses[3]);
-  const Kept kept(addresses + 4);
+  const Kept kept(addresses + 4, m * hidden);
   const float* dy = floats(addresses)[8];
   float *dx = floats(addresses)[9], *dw1 = floats(addresses)[10], *dw2 = floats(addresses)[12];
   const Down w1(floats(addresses)[1], hidden, dim), w2(floats(addresses)[2], dim, hidden);

@@ -106,12 +106,12 @@ class Mlp(compiled.Single):
                                           lambda x, w1, w2, h, s, p, t, n, dy: (x, w1, [w1[0]], w2, [w2[0]]),
                                           lambda x, w1, w2, h, s, p, t, n, dy: (dy, dy, dy, dy, dy))
 
-    def construct(self, x, w1, b1, w2, b2, step, micro_batch, salt, numbers):
-        return self.forward(x, w1, b1, w2, b2, step, micro_batch, salt, numbers)
+    def construct(self, x, w1, b1, w2, b2, step, part, salt, numbers):
+        return self.forward(x, w1, b1, w2, b2, step, part, salt, numbers)
 
-    def bprop(self, x, w1, b1, w2, b2, step, micro_batch, salt, numbers, out, dout):
-        gradients = self.backward(x, w1, w2, out[1], step, micro_batch, salt, numbers, dout[0])
-        return (*gradients, ops.zeros_like(step), ops.zeros_like(micro_batch), ops.zeros_like(salt),
+    def bprop(self, x, w1, b1, w2, b2, step, part, salt, numbers, out, dout):
+        gradients = self.backward(x, w1, w2, out[1], step, part, salt, numbers, dout[0])
+        return (*gradients, ops.zeros_like(step), ops.zeros_like(part), ops.zeros_like(salt),
                 ops.zeros_like(numbers))
 
 

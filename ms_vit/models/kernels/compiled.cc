@@ -343,22 +343,23 @@ int gelu_grad(void** addresses, const int* dims, int64_t** shapes) {
   return 0;
 }
 
-// What dropout leaves, as a hash of seed, layer, step, micro-batch and place says.
+// What dropout leaves, as a hash of seed, layer, step and the place in a whole batch says, of which this is an equal part.
 class Kept {
  public:
-  // addresses of step [1], micro-batch [1], salt [2] (int32), (threshold, scale) [2]
-  explicit Kept(void** addresses)
+  // addresses of step [1], the part's number [1], salt [2] (int32), (threshold, scale) [2]; size: of this part
+  Kept(void** addresses, int64_t size)
       : threshold_(static_cast<uint32_t>(floats(addresses)[3][0])), scale_(floats(addresses)[3][1]) {
     const auto whole = [&](int i) { return static_cast<const uint32_t*>(addresses[i]); };
-    first_ = mixed(mixed(whole(0)[0] ^ whole(2)[0]) + whole(1)[0]);
+    before_ = whole(1)[0] * static_cast<uint32_t>(size);
+    first_ = mixed(mixed(whole(0)[0] ^ whole(2)[0]));
     second_ = mixed(first_ ^ whole(2)[1]);
   }
-  // y[size] = x times the scale or 0; the first of them is at `place` in the whole tensor. y may be x.
+  // y[size] = x times the scale or 0; the first of them is at `place` in the part. y may be x.
   void apply(const float* x, int64_t size, int64_t place, float* y) const {
-    const uint32_t threshold = threshold_, first = first_, second = second_;
+    const uint32_t threshold = threshold_, first = first_, second = second_, begin = before_ + static_cast<uint32_t>(place);
     const float scale = scale_;
     for (int64_t i = 0; i < size; ++i) {
-      const uint32_t bits = mixed(mixed(static_cast<uint32_t>(place + i) ^ first) + second) >> 8;
+      const uint32_t bits = mixed(mixed((begin + static_cast<uint32_t>(i)) ^ first) + second) >> 8;
       y[i] = x[i] * (bits >= threshold ? scale : 0.0f);
     }
   }
@@ -367,7 +368,7 @@ class Kept {
  private:
   const uint32_t threshold_;
   const float scale_;
-  uint32_t first_, second_;
+  uint32_t before_, first_, second_;
 };
 
 struct Moments {
@@ -448,8 +449,9 @@ KERNEL(gelu_tanh_grad) { return gelu_grad<Tanh>(addresses, dims, shapes); }
 KERNEL(dropout) {
   const float* x = floats(addresses)[0];
   float* y = floats(addresses)[5];
-  const Kept kept(addresses + 1);
-  pieces(size_of(shapes[0], dims[0]), 16384,
+  const int64_t size = size_of(shapes[0], dims[0]);
+  const Kept kept(addresses + 1, size);
+  pieces(size, 16384,
          [&](int64_t begin, int64_t end) { kept.apply(x + begin, end - begin, begin, y + begin); });
   return 0;
 }

@@ -174,7 +174,7 @@ class Attention(Single):
 
 
 class Dropout(Single):
-    """(x [...], step [1], micro_batch [1], salt [2], (threshold, scale) [2]) -> [...], float32.
+    """(x [...], step [1], part [1], salt [2], (threshold, scale) [2]) -> [...], float32.
 
     The second to the fourth are int32.
     """
@@ -183,11 +183,11 @@ class Dropout(Single):
         super().__init__()
         self.drop = operator("dropout", lambda x, s, p, t, n: x, lambda x, s, p, t, n: x)
 
-    def construct(self, x, step, micro_batch, salt, numbers):
-        return self.drop(x, step, micro_batch, salt, numbers)
+    def construct(self, x, step, part, salt, numbers):
+        return self.drop(x, step, part, salt, numbers)
 
-    def bprop(self, x, step, micro_batch, salt, numbers, out, dout):
-        return (self.drop(dout, step, micro_batch, salt, numbers), ops.zeros_like(step), ops.zeros_like(micro_batch),
+    def bprop(self, x, step, part, salt, numbers, out, dout):
+        return (self.drop(dout, step, part, salt, numbers), ops.zeros_like(step), ops.zeros_like(part),
                 ops.zeros_like(salt), ops.zeros_like(numbers))
 
 

@@ -2,9 +2,12 @@
 
 MindSpore's random operators keep a state that nobody can save: a resumed run would drop other elements than an unbroken
 one, and a block that runs a second time for its gradient (train.recompute) others than it did the first time. On CPU
-and GPU the draws are hashes of our own; on Ascend, where whole numbers are slow, they are by its generator (Philox),
-whose key is another for each step, micro-batch and layer.
+and GPU the draws are hashes of our own, of the place in the whole batch, in however many parts it is computed; on
+Ascend, where whole numbers are slow, they are by its generator (Philox), whose key is another for each step, part and
+layer.
 """
+
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -13,7 +16,7 @@ from mindspore.ops.auto_generate import DropoutExt
 
 from ms_vit.models.kernels import compiled
 
-MICRO_BATCHES = 2**20       # more than a batch is ever cut into
+PARTS = 2**20       # more than a batch is ever cut into
 
 
 class Dropout(nn.Cell):
@@ -36,26 +39,30 @@ class Dropout(nn.Cell):
         self.salt = Tensor([0, 0], ms.int32)
         self.zero = Tensor([0], ms.int32)
         self.base = self.start = Tensor([0], ms.int64)
-        self.step = self.micro_batch = None
+        self.step: Any = None
+        self.number: Any = None
 
-    def follow(self, step: Parameter, micro_batch: Parameter, salt: np.ndarray) -> None:
-        """Masks follow from salt, int32 [2], and the values that `step` and `micro_batch`, int32 [1], have then."""
+    def follow(self, step: Parameter, part: Parameter, salt: np.ndarray) -> None:
+        """Masks follow from salt, int32 [2], and the values that `step` and `part`, int32 [1], have then.
+
+        part: which one this is of the equal parts that a batch is cut into, by micro-batches and processes.
+        """
         self.salt = Tensor(salt)
         self.base = Tensor(salt.view(np.int64) >> 2)            # from -2^61 to 2^61, so that no key overflows
         # Past Cell's own __setattr__, which would make them parameters of the network.
         object.__setattr__(self, "step", step)
-        object.__setattr__(self, "micro_batch", micro_batch)
+        object.__setattr__(self, "number", part)
 
     def repeatable(self):
         """Whether its masks can be drawn again, or it has none."""
         return self.rate == 0.0 or not self.training or self.step is not None
 
     def part(self):
-        """The micro-batch's number, read in the forward pass.
+        """The number of the part, read in the forward pass.
 
         From the parameter itself the backward pass would read it anew, and in a graph perhaps before it is set.
         """
-        return ops.maximum(self.micro_batch, self.zero)
+        return ops.maximum(self.number, self.zero)
 
     def origin(self):
         """What a mask that can be drawn again follows from, as compiled.Dropout takes it."""
@@ -75,16 +82,17 @@ class Dropout(nn.Cell):
         return x * self.mask(x)
 
     def key(self):
-        """The generator's, int64 [1]: layers begin far apart, and have a key for each step and micro-batch."""
-        return self.base + self.step.astype(ms.int64) * MICRO_BATCHES + self.part().astype(ms.int64)
+        """The generator's, int64 [1]: layers begin far apart, and have a key for each step and part."""
+        return self.base + self.step.astype(ms.int64) * PARTS + self.part().astype(ms.int64)
 
     def mask(self, x):
         """As `dropout` of compiled.cc, to the bit."""
-        first = mixed(mixed(ops.bitwise_xor(self.step, self.salt[0])) + self.part())
+        first = mixed(mixed(ops.bitwise_xor(self.step, self.salt[0])))
         second = mixed(ops.bitwise_xor(first, self.salt[1]))
         columns = x.shape[-1]
         rows = x.size // columns
         places = ops.arange(rows, dtype=ms.int32).reshape(-1, 1) * columns + ops.arange(columns, dtype=ms.int32)
+        places = places + self.part() * x.size
         bits = shifted(mixed(mixed(ops.bitwise_xor(places, first)) + second), 8)
         return ((bits >= self.threshold).astype(ms.float32) * self.scale).reshape(x.shape).astype(x.dtype)
 
@@ -106,11 +114,11 @@ class DropPath(nn.Cell):
         return x * self.dropout(ops.ones((x.shape[0], 1, 1), ms.float32)).astype(x.dtype)
 
 
-def follow(net: nn.Cell, step: Parameter, micro_batch: Parameter, seed: int) -> None:
-    """Has all dropout of a network follow the optimiser's step, the micro-batch (both int32 [1]), and a seed."""
+def follow(net: nn.Cell, step: Parameter, part: Parameter, seed: int) -> None:
+    """Has all dropout of a network follow the optimiser's step, the part of a batch (both int32 [1]), and a seed."""
     layers = [cell for _, cell in net.cells_and_names() if isinstance(cell, Dropout)]
     for number, layer in enumerate(layers):
-        layer.follow(step, micro_batch, np.random.SeedSequence((seed, number)).generate_state(2).view(np.int32))
+        layer.follow(step, part, np.random.SeedSequence((seed, number)).generate_state(2).view(np.int32))
 
 
 def mixed(x):
