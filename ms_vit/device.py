@@ -35,7 +35,8 @@ def use_device(device: str | None = None, *, deterministic: bool = False) -> str
     else:
         used, number = parse(device)
         try:
-            ms.set_device(used, *(() if number is None else (number,)))
+            if number is not None or used != ms.get_context("device_target"):       # else it is in use, maybe for long
+                ms.set_device(used, *(() if number is None else (number,)))
         except (RuntimeError, ValueError) as error:
             reason = reason_of(used, str(error))
             raise UsageError(f"MindSpore {ms.__version__} finds no {device} here{f': {reason}' if reason else ''}; "

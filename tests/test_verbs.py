@@ -520,7 +520,8 @@ def test_a_file_that_is_no_model_of_ours_gets_one_line(damage, trained, run, tmp
 
 
 def test_the_functions_are_there_for_python(root, tmp_path):
-    recipe = Recipe.load("digits", {"train.epochs": 1, "data.root": str(root), "model.depth": 1, "model.dim": 16})
+    recipe = Recipe.load("digits", {"train.epochs": 1, "data.root": str(root), "model.depth": 1, "model.dim": 16,
+                                    "train.precision": "float32"})
     training = ms_vit.train(recipe, run=tmp_path / "run")
     assert training.steps == 44
     assert ms_vit.eval(str(tmp_path / "run"), data=root / "digits").top1 == training.best

@@ -1,7 +1,8 @@
 """Compiles what recipes ask for on a device that isn't there: python compiling.py Ascend|GPU CASES.json.
 
-Run with the environment of stubs.py. A case is a recipe, changes to it, the precision, and for Ascend the chip. On
-stdout stands a JSON object for each, on stderr a line ahead of MindSpore's log of it, which names the kernels.
+Run with the environment of stubs.py. A case is a recipe, changes to it, the precision, for Ascend the chip, and whether
+it is about the training step or the network alone. On stdout stands a JSON object for each, on stderr a line ahead of
+MindSpore's log of it, which names the kernels.
 """
 
 import dataclasses
@@ -40,7 +41,7 @@ def spec_of(recipe: Recipe) -> ModelSpec:
 
 
 def compile_step(case: dict[str, Any], folder: Path) -> None:
-    """The step as a run takes it, and the network as it validates."""
+    """The step as a run takes it, or the network as it validates."""
     recipe = Recipe.load(case["recipe"], case["changes"])
     spec = spec_of(recipe)
     if recipe.train.teacher:        # any network of the same classes
@@ -53,10 +54,12 @@ def compile_step(case: dict[str, Any], folder: Path) -> None:
     with precision.computing_in(case["precision"]):
         trainer.prepare_step()
     images = ms.Tensor(np.zeros((BATCH, spec.config.channels, *spec.config.height_and_width)), ms.float32)
-    trainer.step.set_train()
-    trainer.step.compile(images, ms.Tensor(np.zeros(BATCH), ms.int32))
-    trainer.net.set_train(False)
-    trainer.net.compile(images)
+    if case["step"]:
+        trainer.step.set_train()
+        trainer.step.compile(images, ms.Tensor(np.zeros(BATCH), ms.int32))
+    else:
+        trainer.net.set_train(False)
+        trainer.net.compile(images)
 
 
 def answer(target: str, case: dict[str, Any]) -> None:
