@@ -32,18 +32,18 @@ class Export:
 
 @signals.caught()        # MindSpore's threads, which begin when it is imported, inherit that
 def export(checkpoint: str | Path, *, format: str, out: str | Path, model: str | None = None,
-           device: str | None = None, precision: str = "float32", calibrate: str | Path | None = None,
-           data: str | Path | None = None, split: str = "val", max_drop: float = 1.0) -> Export:
+           precision: str = "float32", calibrate: str | Path | None = None, data: str | Path | None = None,
+           split: str = "val", max_drop: float = 1.0) -> Export:
     """Write a network for another library, run what was written, and compare its logits with the network's own.
 
-    Labels and preprocessing travel with it. A difference over 1e-4 is a failure, and leaves nothing.
+    Labels and preprocessing travel with it. A difference over 1e-4 is a failure, and leaves nothing. All of it runs on
+    the CPU: what a card calls float32 may be rounded to more than that.
 
     Args:
         checkpoint: a run folder (its best checkpoint), one of its checkpoints, or a weight file.
         format: onnx, openvino, mindir or safetensors, which are files; timm or huggingface, which are folders.
         out: the file, ending in .onnx, .xml, .mindir or .safetensors, or the folder.
         model: name of the network where the checkpoint is another library's, e.g. vit_base_patch16_224.
-        device: CPU, GPU or Ascend (default: what MindSpore finds); the network's own logits come from there.
         precision: float32, or int8 for openvino; its top-1 is measured before and after, and written beside it.
         calibrate: for int8, a folder of class folders with training pictures, e.g. data/digits/train.
         data: for int8, the folder that holds the split to measure top-1 on (default: the one that calibrate is in).
@@ -59,7 +59,7 @@ def export(checkpoint: str | Path, *, format: str, out: str | Path, model: str |
     refuse_precision(precision, format, calibrate, data, max_drop)
     out, to = Path(out), exporter(format)
     refuse_place(out, to.suffix, format)
-    use_device(device)
+    use_device("CPU")
     weights = model_file(Path(checkpoint))
     source = Source(*load_model(weights, model))
     quantize = None

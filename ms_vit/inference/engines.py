@@ -58,7 +58,7 @@ def load_engine(name: str, weights: Path, model: str | None, *, device: str | No
         to = in_openvino(to, precision)
         if ir:
             return load_ir(to, weights)
-    return load_kept(to, weights, model, device, precision)
+    return load_kept(to, weights, model, precision)
 
 
 def fastest(device: str | None, precision: str) -> str:
