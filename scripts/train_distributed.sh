@@ -54,7 +54,7 @@ export MS_NODE_TIMEOUT="${MS_NODE_TIMEOUT:-20}"                 # seconds until 
 mkdir -p "$LOGS"
 
 # The processes lead sessions of their own; the launcher's scheduler doesn't.
-workers() { ps -o pid=,sid= --ppid "$launcher" | awk '$1 == $2 {print $1}'; }
+workers() { ps -o pid=,sid=,stat= --ppid "$launcher" | awk '$1 == $2 && $3 !~ /Z/ {print $1}'; }
 
 stopped=0
 # shellcheck disable=SC2329
@@ -74,7 +74,9 @@ code=0 begun=0 gone=0
 while kill -0 "$launcher" 2>/dev/null; do
     if [ -n "$(workers)" ]; then begun=1 gone=0; else gone=$((gone + 1)); fi
     # All well, the scheduler follows them in some seconds; where one failed, it would miss it for long.
-    if [ "$begun" -eq 1 ] && [ "$gone" -gt "$((stopped > 0 ? 4 : 30))" ]; then pkill -KILL -P "$launcher" || true; fi
+    patience=30
+    if [ "$stopped" -ne 0 ] || grep -q "exit with exception" "$LOGS/launcher.log"; then patience=2; fi
+    if [ "$begun" -eq 1 ] && [ "$gone" -gt "$patience" ]; then pkill -KILL -P "$launcher" || true; fi
     sleep 0.5 &
     wait $! || true
 done
