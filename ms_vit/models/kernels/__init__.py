@@ -18,8 +18,6 @@ from ms_vit.models.kernels import bfloat16, compiled, precision
 from ms_vit.models.kernels.dropout import Dropout as Dropout
 from ms_vit.models.kernels.dropout import DropPath as DropPath
 
-WITHOUT_FLASH = ("ascend910", "ascend310", "ascend310p")       # chips
-
 
 def on(device: str) -> bool:
     return ms.get_context("device_target") == device
@@ -328,7 +326,7 @@ class Attend(nn.Cell):
         self.fused_type = ms.bfloat16 if rounded else ms.float32
         # The fused operator of Ascend takes widths of a head that are multiples of 16, and no float32; the first chips
         # have none.
-        self.flash = (on("Ascend") and chip() not in WITHOUT_FLASH and precision.product_type() is not None
+        self.flash = (on("Ascend") and chip() not in precision.FIRST_CHIPS and precision.product_type() is not None
                       and head_dim % 16 == 0 and head_dim <= 512)
 
     def construct(self, qkv):

@@ -20,7 +20,8 @@ from ms_vit.errors import UsageError
 from ms_vit.models.kernels import compiled
 
 PRECISIONS = ("float32", "bfloat16", "float16")
-WITHOUT_BFLOAT16 = ("ascend910", "ascend310", "ascend310p")     # the first 910, and chips for prediction
+# The first 910, and chips for prediction: without bfloat16, and without a fused operator for attention.
+FIRST_CHIPS = ("ascend910", "ascend310", "ascend310p")
 
 _now = "float32"
 
@@ -63,7 +64,7 @@ def what_is_missing(precision: str) -> str:
     if device == "GPU":
         return "MindSpore has no bfloat16 on GPUs; take float16 or float32"
     if device == "Ascend":
-        return f"the chip {chip()} has no bfloat16; take float16 or float32" if chip() in WITHOUT_BFLOAT16 else ""
+        return f"the chip {chip()} has no bfloat16; take float16 or float32" if chip() in FIRST_CHIPS else ""
     if os.environ.get("MS_VIT_KERNELS") == "plain":
         return "bfloat16 needs the operators that MS_VIT_KERNELS=plain leaves out; unset that, or take float32"
     library = compiled.library()
