@@ -3,7 +3,8 @@
 import mindspore as ms
 import pytest
 
-from ms_vit import cli, device, doctor
+from ms_vit import cli, device
+from ms_vit.doctor import attempt
 from ms_vit.errors import UsageError
 
 REFUSAL = """Device load error message:
@@ -106,4 +107,4 @@ def test_what_fails_is_a_finding():
     def fail():
         raise RuntimeError("aclrtMalloc failed\nsecond line")
 
-    assert doctor.attempt(fail) == ("failed", "RuntimeError: aclrtMalloc failed second line")
+    assert attempt(fail) == ("failed", "RuntimeError: aclrtMalloc failed second line")
