@@ -4,6 +4,7 @@ A folder of synthetic photos is made, and gone through from start to end by each
 
     files            ours, decoding every image in every pass, as for a set that doesn't fit in memory
     memory           ours in every epoch after the first of a set that fits
+    packed           ours from shards that ms-vit pack made, decoding every image in every pass
     pillow           ours with Pillow's resampling, as for other libraries' weights: the pixels that torchvision makes
     torch            torch.utils.data.DataLoader over torchvision's ImageFolder (Pillow), with a process for each core
     files reduced, pillow reduced, torch reduced
@@ -73,6 +74,8 @@ JOBS = {
     "large": Job("JPEG 2000x1500 -> 224", "JPEG", 2000, 1500, 224, 64,
                  ("files", "pillow", "torch", "files reduced", "pillow reduced", "torch reduced"), quality=75),
     "small": Job("PNG 32x32 -> 32", "PNG", 32, 32, 32, 6400, ("files", "memory", "torch")),
+    "shards-photos": Job("JPEG 500x375 -> 224", "JPEG", 500, 375, 224, 1400, ("files", "packed", "torch")),
+    "shards-small": Job("PNG 32x32 -> 32", "PNG", 32, 32, 32, 50_000, ("files", "packed", "torch"), batch=128),
 }
 
 
@@ -131,7 +134,10 @@ def ours(contender: str, job: Job, mode: str, split: Path) -> Callable[[], Itera
     from ms_vit.data.labels import Labels
     from ms_vit.data.pipeline import Batches, numpy_batches
     from ms_vit.data.preprocessing import Preprocessing
+    from ms_vit.pack import pack
 
+    if contender == "packed":
+        split = pack(split, split.with_name(f"{split.name}-packed-{mode}")).folder
     ids = [f"class{number}" for number in range(CLASSES)]
     preprocessing = Preprocessing(image_size=job.image_size, transforms=operations(job, mode, contender))
     batches = Batches(split, Labels(ids, ids), preprocessing, batch_size=job.batch, training=mode == "training",
@@ -237,11 +243,11 @@ class Pipelines:
     name: str
 
 
-def data(jobs: str = ",".join(JOBS), rounds: int = 9, out: Path = RESULTS, name: str | None = None) -> Pipelines:
+def data(jobs: str = "photos,large,small", rounds: int = 9, out: Path = RESULTS, name: str | None = None) -> Pipelines:
     """Go through folders of synthetic images with our pipelines and PyTorch's, and print a table.
 
     Args:
-        jobs: which folders, by commas - photos, large, small.
+        jobs: which folders, by commas - photos, large, small, shards-photos, shards-small.
         rounds: passes of each contender.
         out: folder of the results.
         name: of the results' files (default: data-DATE).

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ms_vit import cli
+from ms_vit.data.folder import INFER
 from ms_vit.data.labels import names_of
+from ms_vit.data.stores import is_packed
 from ms_vit.data.survey import (
     File,
     Problem,
@@ -18,6 +20,7 @@ from ms_vit.data.survey import (
     save,
     splits_of,
     survey,
+    survey_shards,
 )
 from ms_vit.errors import DataError
 from ms_vit.progress import say
@@ -59,7 +62,8 @@ def check(folder: Path, out: Path | None = None) -> Check:
     """Read every image of a folder and report what is wrong with it.
 
     Looked for are images that can't be read or that MindSpore can't decode, other files among them, empty classes,
-    classes that one split has and another lacks, and the same image in two splits or under two labels.
+    classes that one split has and another lacks, and the same image in two splits or under two labels. A folder that
+    is packed is held to its checksums, as its images were read when they were packed.
 
     Args:
         folder: holds train/CLASS/IMAGE and val/CLASS/IMAGE (or validation/, valid/), and maybe test/CLASS/IMAGE and
@@ -71,13 +75,17 @@ def check(folder: Path, out: Path | None = None) -> Check:
     if not splits:
         raise DataError(f"{folder} has no train/, val/ or test/; give a folder that holds train/CLASS/IMAGE files, or "
                         "CLASS/IMAGE files")
-    files = survey(folder, splits)
-    good = [file for file in files if file.sha256]
-    counts = images_by_class(folder, splits, files)
-    problems = problems_of(files, counts)
-    result = Check(not problems, problems, dict(Counter(problem.kind for problem in problems)), len(good), counts,
-                   sum(file.split == "infer" for file in good), copies_together(copies(files)),
-                   round(time.monotonic() - began, 3))
+    if any(is_packed(folder / place) for place in splits.values()):
+        files: list[File] = []
+        counts, problems = survey_shards(folder, splits)
+    else:
+        files = survey(folder, splits)
+        counts = images_by_class(folder, splits, files)
+        problems = problems_of(files, counts)
+    infer = sum(file.split == INFER and bool(file.sha256) for file in files)
+    result = Check(not problems, problems, dict(Counter(problem.kind for problem in problems)),
+                   sum(sum(classes.values()) for classes in counts.values()) + infer, counts, infer,
+                   copies_together(copies(files)), round(time.monotonic() - began, 3))
     report(folder, result)
     write(out or folder / "check.json", result, files, must=out is not None)
     return result

@@ -25,13 +25,14 @@ from ms_vit.errors import UsageError, UserError, one_line
 VERBS = {
     "download": "fetch a data set, verify it and lay it out as train/ val/ infer/",
     "check": "read every image of a folder and report what is wrong with it",
+    "pack": "pack a folder of images into a few large files, to train from these",
     "train": "train a ViT by a recipe; the same command again resumes",
     "eval": "score a checkpoint on every image of a split",
     "infer": "name what is on pictures, and draw it on them",
     "export": "write a network for another library, run that and compare",
     "doctor": "look at this machine, and say what stands between it and training",
 }
-GOES_ON = ("download", "train")     # where an interrupted verb stopped, it goes on
+GOES_ON = ("download", "pack", "train")     # where an interrupted verb stopped, it goes on
 USAGE = "usage: ms-vit VERB ...\n\n" + "\n".join(f"  {verb:10}{does}" for verb, does in VERBS.items()) + """
 
 ms-vit VERB --help tells a verb's options. Each verb also takes

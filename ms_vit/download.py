@@ -1,13 +1,10 @@
 """ms-vit download: fetch a data set, verify it and lay it out as train/ val/ infer/."""
 
-import contextlib
-import fcntl
 import importlib
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from ms_vit.data.sets.cards import Card
 from ms_vit.data.sets.fetch import FULL, add_to_record, fetch, hold_to_record, is_url, tidy
 from ms_vit.errors import DataError, UsageError
 from ms_vit.progress import say
+from ms_vit.writing import only_one
 
 
 @dataclass(frozen=True)
@@ -56,10 +54,14 @@ def download(card: str, root: Path = Path("data"), source: str | None = None) ->
     downloads, work = root / f".{chosen.name}.part", root / f".{chosen.name}.work"
     new = False
     if not folder.exists():  # else nothing needs to be written: the data may be on a disk for reading only
-        with only_one(downloads, chosen):
-            new = not folder.exists()  # another run may have ended just now
-            if new:
-                make(chosen, source, folder, downloads, work)
+        busy = f"another download of {chosen.name} is writing to {root}; wait for it, or give another --root"
+        try:
+            with only_one(downloads, busy):
+                new = not folder.exists()  # another run may have ended just now
+                if new:
+                    make(chosen, source, folder, downloads, work)
+        finally:
+            tidy(downloads)
     if not new:
         verify(folder)
     files = len(manifest.parse(folder / manifest.NAME))
@@ -76,24 +78,6 @@ def check_source(card: Card, source: str | None) -> None:
         if not folder:
             raise UsageError(f"{card.name} has {len(card.files)} files; --source must be a folder that holds them, "
                              'or its URL ending in "/"')
-
-
-@contextlib.contextmanager
-def only_one(downloads: Path, card: Card) -> Iterator[None]:
-    """Keeps two downloads of a card from writing into one another; leaves `downloads` only with something in it."""
-    downloads.mkdir(parents=True, exist_ok=True)
-    lock = os.open(downloads, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network file systems can't lock, and most people download once
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise DataError(f"another download of {card.name} is writing to {downloads.parent}; wait for it, "
-                                "or give another --root") from error
-        yield
-    finally:
-        os.close(lock)
-        tidy(downloads)
 
 
 def make(card: Card, source: str | None, folder: Path, downloads: Path, work: Path) -> None:
@@ -135,10 +119,9 @@ def verify(folder: Path) -> None:
     """Raises DataError unless `folder` is a download of ours, unchanged."""
     if not (folder / manifest.NAME).is_file():
         raise DataError(f"{folder} exists and is no download of ours; move it away, or give another --root")
-    if problems := manifest.verify(folder):
-        more = f" and {len(problems) - 3:,} more" if len(problems) > 3 else ""
-        raise DataError(f"{folder} is not as it was downloaded: {', '.join(problems[:3])}{more}; "
-                        "delete the folder and run the same command again")
+    if differences := manifest.differences(folder):
+        raise DataError(f"{folder} is not as it was downloaded: {differences}; delete the folder and run the same "
+                        "command again")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -28,6 +28,7 @@ MAX_META_BYTES = 50_000_000     # of ImageNet's meta.mat, which has 27 kB
 # Half a gigabyte as RGB, where Pillow itself refuses: no camera's photo, but a file of a few bytes can claim as many.
 MAX_PIXELS = 178_956_970
 MAX_IMAGE_BYTES = 8 * MAX_PIXELS    # four channels of 16 bits, not compressed
+MAX_SHARD_HEADER = 1 << 20      # of what MindRecord has to say of a shard, for which we give it so much
 
 # --- weight files
 MAX_HEADER = 8_000_000          # bytes of what describes the tensors; a ViT-L's takes 60 kB, an optimiser's 200 kB

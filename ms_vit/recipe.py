@@ -14,8 +14,8 @@ from typing import Any, Literal, Optional
 import yaml
 
 from ms_vit import schema
-from ms_vit.data.folder import images_in
 from ms_vit.data.images import typical_side
+from ms_vit.data.layout import find_layout
 from ms_vit.errors import UsageError
 from ms_vit.models.config import KEYS, SHARES, ViTConfig, configure, named
 from ms_vit.progress import say
@@ -369,7 +369,8 @@ def default_recipe(changes: dict[str, Any]) -> str:
         return "default-finetune"
     given = {key.removeprefix("data."): value for key, value in changes.items() if key in ("data.name", "data.root")}
     data = Data(**given | ({"root": Path(given["root"])} if "root" in given else {})).folder
-    return "default-small" if typical_side(images_in(data)) <= SMALL_SIDE else "default-photos"
+    small = not data.is_dir() or typical_side(find_layout(data).train.store()) <= SMALL_SIDE
+    return "default-small" if small else "default-photos"
 
 
 def recipe_file(name_or_file: str | Path) -> Path:

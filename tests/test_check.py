@@ -111,7 +111,7 @@ def test_a_second_check_finds_the_same(folder):
 def test_a_download_is_as_it_was_after_a_check(folder):
     manifest.write(folder)
     check(folder)
-    assert (folder / "check.json").is_file() and manifest.verify(folder) == []
+    assert (folder / "check.json").is_file() and manifest.verify(folder) == {}
 
 
 def test_the_result_lands_where_out_says(folder, tmp_path):

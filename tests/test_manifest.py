@@ -28,7 +28,7 @@ def test_sha256sum_itself_agrees(folder):
 
 def test_an_unchanged_folder_has_no_problems(folder):
     manifest.write(folder)
-    assert manifest.verify(folder) == []
+    assert manifest.verify(folder) == {}
 
 
 def test_what_is_missing_or_changed_is_listed_and_what_is_new_is_fine(folder):
@@ -36,7 +36,7 @@ def test_what_is_missing_or_changed_is_listed_and_what_is_new_is_fine(folder):
     (folder / "train/a/1.png").write_bytes(b"other")
     (folder / "train/b/é.png").unlink()
     (folder / "notes.txt").touch()
-    assert manifest.verify(folder) == ["train/a/1.png has changed", "train/b/é.png is missing"]
+    assert manifest.verify(folder) == {"train/a/1.png": "has changed", "train/b/é.png": "is missing"}
 
 
 def test_a_change_that_keeps_size_and_time_is_seen(folder):
@@ -45,7 +45,7 @@ def test_a_change_that_keeps_size_and_time_is_seen(folder):
     before = path.stat()
     path.write_bytes(path.read_bytes()[::-1])
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert manifest.verify(folder) == ["card.yaml has changed"]
+    assert manifest.verify(folder) == {"card.yaml": "has changed"}
 
 
 @pytest.mark.parametrize("line", [
@@ -70,7 +70,7 @@ def test_names_with_dots_are_names(tmp_path):
 def test_what_is_no_file_any_more_is_listed_and_not_waited_for(tmp_path, oddity):
     (tmp_path / manifest.NAME).write_text("0" * 64 + "  odd\n")
     ODDITIES[oddity](tmp_path / "odd")
-    assert manifest.verify(tmp_path) == [f"odd {'is missing' if oddity in ('nothing', 'a loop') else 'has changed'}"]
+    assert manifest.verify(tmp_path) == {"odd": "is missing" if oddity in ("nothing", "a loop") else "has changed"}
 
 
 def test_a_file_that_cannot_be_read_is_told_and_nothing_is_listed(tmp_path):
@@ -92,4 +92,4 @@ def test_many_files_are_hashed_in_their_order(tmp_path):
         (tmp_path / f"{number:04d}").write_text(str(number))
     assert manifest.write(tmp_path) == 2500
     (tmp_path / "1700").write_text("")
-    assert manifest.verify(tmp_path) == ["1700 has changed"]
+    assert manifest.verify(tmp_path) == {"1700": "has changed"}

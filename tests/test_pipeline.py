@@ -13,6 +13,7 @@ from ms_vit.data.memory import memory_share, size_in_memory
 from ms_vit.data.operations import Name, Operation, parse
 from ms_vit.data.pipeline import Batches, naming_bad_images, numpy_batches
 from ms_vit.data.preprocessing import Preprocessing
+from ms_vit.data.stores import ClassFolders
 from ms_vit.distributed import World
 from ms_vit.errors import DataError, UsageError
 from ms_vit.recipe import Augment
@@ -281,7 +282,7 @@ def test_training_from_memory_is_bitwise_that_from_files(photos, tmp_path):
 def test_images_that_fit_in_memory_are_read_once(photos, tmp_path, capsys):
     split = tmp_path / "val"
     shutil.copytree(photos, split)
-    size = size_in_memory(sorted(split.rglob("*.[jJp]*")), preprocessing().split()[0].operations())
+    size = size_in_memory(ClassFolders(split), range(13), preprocessing().split()[0].operations())
     assert size == 13 * 32 * 32 * 3
     kept, too_many = (Batches(split, LABELS, preprocessing(), batch_size=4, training=False, keep=keep)
                       for keep in (size, size - 1))
@@ -445,8 +446,9 @@ def test_reduced_decoding_is_the_same_from_files_from_memory_and_in_prediction(d
 
 
 def test_reduced_images_take_less_memory(tmp_path):
-    files = [saved(tmp_path / "a.jpg", size=(160, 120))]
-    whole, reduced = (size_in_memory(files, [parse(text).build(NAMES)])
+    (tmp_path / "cat").mkdir()
+    saved(tmp_path / "cat/a.jpg", size=(160, 120))
+    whole, reduced = (size_in_memory(ClassFolders(tmp_path), [0], [parse(text).build(NAMES)])
                       for text in ("Decode()", "Decode(at_least=image_size)"))
     assert whole == 160 * 120 * 3 and reduced == 80 * 60 * 3
 

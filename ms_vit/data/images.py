@@ -2,13 +2,13 @@
 
 import contextlib
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from PIL import Image, UnidentifiedImageError
 
 from ms_vit import limits
+from ms_vit.data.stores import Store
 from ms_vit.errors import DataError
 
 SAMPLE = 32     # images by which the size of all is judged
@@ -28,11 +28,12 @@ def open_image(file: Path | BinaryIO) -> Image.Image:
     return image
 
 
-def typical_side(files: Sequence[Path]) -> int:
+def typical_side(store: Store) -> int:
     """The median of the shorter sides of some of these images, in pixels; 0 where none can be read."""
     sides = []
-    for file in files[::-(-len(files) // SAMPLE) or 1]:
-        with contextlib.suppress(Exception), open_image(file) as image:     # whatever is wrong is told elsewhere
+    for row in range(len(store.names))[::-(-len(store.names) // SAMPLE) or 1]:
+        # Whatever is wrong is told elsewhere.
+        with contextlib.suppress(Exception), store.open(row) as file, open_image(file) as image:
             sides.append(min(image.size))
     return sorted(sides)[len(sides) // 2] if sides else 0
 

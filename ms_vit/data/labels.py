@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ms_vit import limits
-from ms_vit.data.folder import SPLITS, class_folders, flat_classes
+from ms_vit.data.folder import SPLITS
 from ms_vit.data.sets.cards import card_of
+from ms_vit.data.stores import store_of
 from ms_vit.errors import DataError
 
 META = Path("ILSVRC2012_devkit_t12", "data", "meta.mat")
@@ -44,7 +45,7 @@ def read_labels(folder: Path) -> Labels:
     """
     split = next((folder / name for name in ("train", "val") if (folder / name).is_dir()), None)
     flat = not any((folder / name).is_dir() for name in SPLITS) and folder.is_dir()
-    ids = [child.name for child in (class_folders(split) if split else flat_classes(folder) if flat else [])]
+    ids = store_of(split or folder, flat=not split).classes() if split or flat else []
     if not split and not ids:
         raise DataError(f"{folder} has no train/ and no val/; give a folder that holds train/CLASS/IMAGE files")
     if not ids:

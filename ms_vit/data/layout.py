@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ms_vit.data.folder import IMAGE_EXTENSIONS, class_folders, flat_classes, images_of
+from ms_vit.data.folder import IMAGE_EXTENSIONS, class_folders, flat_classes
+from ms_vit.data.stores import Store, is_packed, store_of
 from ms_vit.errors import DataError
 
 VALIDATION = ("val", "validation", "valid", "test")     # what is taken for val/, the first that is there
@@ -15,7 +16,7 @@ HOLDOUT = 0.2       # of each class, where nothing is there to validate on and t
 
 @dataclass(frozen=True)
 class Split:
-    """Images that belong together: those below `folder`, which holds one folder a class, or a part of them.
+    """Images that belong together: those of `folder`, which holds one folder a class or is packed, or a part of them.
 
     part: "all", or of each class what is left to train on ("train") where a share of it is held out ("held out").
     share: of the images, that is held out; above 0 and below 1 for a part.
@@ -32,13 +33,13 @@ class Split:
             return str(self.folder)
         return f"{self.folder} ({percent(self.share) if self.part == 'held out' else percent(1 - self.share)})"
 
-    def class_folders(self) -> list[Path]:
-        """The class folders, sorted by name."""
-        return flat_classes(self.folder) if self.flat else class_folders(self.folder)
+    def store(self) -> Store:
+        """Where they lie, with those of the other parts."""
+        return store_of(self.folder, flat=self.flat)
 
     def images(self) -> dict[str, list[Path]]:
-        """Class folder -> its images in this split, sorted; a class without images has an empty list."""
-        classes = {folder.name: list(images_of(folder)) for folder in self.class_folders()}
+        """Class -> its images in this split, sorted; a class without images has an empty list."""
+        classes = self.store().images()
         if self.part == "all":
             return classes
         return {name: [file for file in files if (file in held) == (self.part == "held out")]
@@ -59,8 +60,8 @@ class Layout:
     said: list[str] = field(default_factory=list)
 
     def files(self) -> list[Path]:
-        """Every image of the layout, once, in the order of its splits."""
-        splits = [self.train, self.val, *([self.final] if self.final else [])]
+        """Every image of the layout that is a file of its own, once, in the order of its splits."""
+        splits = [split for split in (self.train, self.val, self.final) if split and not is_packed(split.folder)]
         return [file for split in splits for files in split.images().values() for file in files]
 
 
@@ -80,7 +81,7 @@ def find_layout(folder: Path, holdout: float | None = None) -> Layout:
         if validation:
             raise DataError(f"{folder} has {validation}/ and no train/; put images to train on into train/CLASS/, too")
         return flat_layout(folder, holdout or HOLDOUT)
-    several(train, class_folders(train))
+    several(train, store_of(train).classes())
     said = []
     if validation not in (None, "val"):
         said.append(f"{folder} has no val/; {validation}/ is taken for it")
@@ -98,7 +99,7 @@ def find_layout(folder: Path, holdout: float | None = None) -> Layout:
 
 
 def flat_layout(folder: Path, share: float) -> Layout:
-    classes = flat_classes(folder) if folder.is_dir() else []
+    classes = store_of(folder, flat=True).classes() if folder.is_dir() else []
     if not classes:
         raise DataError(nothing_in(folder))
     several(folder, classes)
@@ -147,14 +148,15 @@ def number_of(file: Path) -> float:
     return int.from_bytes(hashlib.sha256(name).digest()[:6], "big") / 2**48
 
 
-def several(folder: Path, classes: list[Path]) -> None:
+def several(folder: Path, classes: list[str]) -> None:
     """Raises DataError where there is no class, or one only."""
     if not classes:
         raise DataError(f"{folder} has no class folders; put each class's images into a folder of their own")
     if len(classes) == 1:
-        inner = classes[0]
-        hint = f"; did you mean {inner}?" if any(flat_classes(inner)) else "; a classifier needs two or more"
-        raise DataError(f'{folder} has one class only, "{inner.name}"{hint}')
+        inner = folder / classes[0]
+        deeper = inner.is_dir() and any(flat_classes(inner))
+        hint = f"; did you mean {inner}?" if deeper else "; a classifier needs two or more"
+        raise DataError(f'{folder} has one class only, "{classes[0]}"{hint}')
 
 
 def nothing_in(folder: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ms_vit.data.stores import Store
 from ms_vit.errors import DataError
 
 SHARE = 4       # a folder's images may take one part in four of the memory: training and validation are half of it
@@ -38,22 +39,24 @@ class ImageCache:
         return row
 
 
-def size_in_memory(files: Sequence[Path], operations: list[Any]) -> int:
-    """Bytes that the pixels of all `files` take after `operations`, judged by some of them, evenly spread.
+def size_in_memory(store: Store, rows: Sequence[int], operations: list[Any]) -> int:
+    """Bytes that the pixels of all these rows take after `operations`, judged by some of them, evenly spread.
 
     Raises DataError where one of these can't be decoded.
     """
-    sample = files[::-(-len(files) // SAMPLE)]
+    sample = rows[::-(-len(rows) // SAMPLE)]
     total = 0
-    for file in sample:
-        pixels: Any = np.fromfile(file, np.uint8)
+    for row in sample:
         try:
+            with store.open(row) as file:
+                pixels: Any = np.frombuffer(file.read(), np.uint8)
             for operation in operations:
                 pixels = operation(pixels)
         except (RuntimeError, TypeError, ValueError, OSError) as error:
-            raise DataError(f'{file} can\'t be decoded; "ms-vit check" finds all such files') from error
+            raise DataError(f"{store.folder / store.names[row]} can't be decoded; \"ms-vit check\" finds all such "
+                            "files") from error
         total += np.asarray(pixels).nbytes
-    return total * len(files) // len(sample)
+    return total * len(rows) // len(sample)
 
 
 def memory_share(root: Path = Path("/")) -> int:

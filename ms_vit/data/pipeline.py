@@ -13,12 +13,13 @@ import numpy as np
 from mindspore.dataset import transforms
 
 from ms_vit.data.decoding import for_jpegs
-from ms_vit.data.folder import IMAGE_EXTENSIONS, JPEG_EXTENSIONS, indexed
+from ms_vit.data.folder import IMAGE_EXTENSIONS, JPEG_EXTENSIONS
 from ms_vit.data.labels import Labels
 from ms_vit.data.layout import Split
 from ms_vit.data.memory import ImageCache, size_in_memory
 from ms_vit.data.operations import draws_in_python
 from ms_vit.data.preprocessing import Preprocessing
+from ms_vit.data.stores import SHARD
 from ms_vit.device import cpu_count
 from ms_vit.distributed import World
 from ms_vit.errors import DataError, UsageError
@@ -30,7 +31,7 @@ READY = 4
 SINGLE = World()
 FLIPS = 1 << 32         # beside any epoch, so that an image's first flip and an order are drawn apart
 # How its errors name an image: "The corresponding data file is: a.jpg. Decode: ...", "Failed to open file: a.jpg".
-ENDINGS = "|".join(map(re.escape, IMAGE_EXTENSIONS))
+ENDINGS = "|".join(map(re.escape, (*IMAGE_EXTENSIONS, SHARD)))
 NAMED = re.compile(rf"file(?: is| found)?: (.+?(?:{ENDINGS}))(?=[.,]?\s|$)", re.IGNORECASE)
 
 
@@ -74,8 +75,9 @@ class Batches:
                              f"train.batch_size to a multiple of {world.size}")
         self.own_batch_size = batch_size // world.size
         wanted = set(images_of_split(split, labels)) - set(leave_out)
-        self.class_index = {folder.name: labels.index[folder.name] for folder in split.class_folders()}
-        self.names = self.listed()
+        self.store = split.store()
+        self.class_index = {name: labels.index[name] for name in self.store.classes()}
+        self.names = self.store.names
         self.files = [self.folder / name for name in self.names]
         self.taken = np.array([index for index, file in enumerate(self.files) if file in wanted], np.int64)
         if not len(self.taken):
@@ -90,7 +92,7 @@ class Batches:
         self.cacheable, self.per_epoch = preprocessing.split()
         # Training's order gives a process any of the images, sooner or later; evaluation's always the same ones.
         held = self.taken.tolist() * world.size if training else self.taken.tolist()
-        size = size_in_memory([self.files[i] for i in held], self.cacheable.operations()) \
+        size = size_in_memory(self.store, held, self.cacheable.operations()) \
             if keep and self.cacheable.transforms else 0
         self.fit = 0 < size <= keep
         self.cache: ImageCache | None = None
@@ -114,12 +116,8 @@ class Batches:
         names = "\n".join(self.names[index] for index in self.taken)
         return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()[:16]
 
-    def listed(self) -> list[str]:
-        """CLASS/NAME of all that MindSpore gives an index to, in its order."""
-        return [f"{folder.name}/{name}" for folder in self.split.class_folders() for name in indexed(folder)]
-
     def order(self, epoch: int) -> list[int]:
-        """Which of `files` come in an epoch, one after the other, in all processes: indices of ImageFolderDataset."""
+        """Which of `files` come in an epoch, one after the other, in all processes."""
         if not self.training:
             return self.taken.tolist()
         shuffled = self.taken[np.random.default_rng((self.seed, epoch)).permutation(len(self))]
@@ -127,8 +125,8 @@ class Batches:
 
     def mirrored(self, order: list[int], epoch: int) -> np.ndarray:
         """Which of these images alternate_flip mirrors in an epoch, [n] bool."""
-        first = np.random.default_rng((self.seed, FLIPS)).integers(0, 2, len(self.files))
-        return (first[order] + epoch) % 2 == 1
+        first = np.random.default_rng((self.seed, FLIPS)).integers(0, 2, len(self))
+        return (first[np.searchsorted(self.taken, order)] + epoch) % 2 == 1
 
     def own_order(self, epoch: int) -> list[int]:
         """Which of them are this process's."""
@@ -152,7 +150,7 @@ class Batches:
         seed = self.world.seed(self.seed)
         ds.config.set_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0]))
         ds.config.set_prefetch_size(READY)
-        images = self.from_memory(order) if self.fit else self.from_files(order)
+        images = self.from_memory(order) if self.fit else self.from_store(order)
         operations = self.per_epoch.operations() if self.fit else self.from_file(self.whole)
         workers = 1 if draws_in_python(operations) else self.workers
         images = images.map(operations, "image", num_parallel_workers=workers)
@@ -166,15 +164,8 @@ class Batches:
             images = images.project(["image", "label"])
         return images.skip(skip) if skip else images
 
-    def from_files(self, order: list[int]) -> ds.Dataset:
-        # MindSpore lists the folder each time, and one file more or less would shift the indices of all after it.
-        if differing := set(self.names) ^ set(self.listed()):
-            raise DataError(f"{self.folder / min(differing)} came or went while {self.folder} was used; leave it "
-                            "alone, and give the command again")
-        endings = sorted({file.suffix for file in self.files})      # in the case that they are written in
-        # Folders without a class index are passed over.
-        return ds.ImageFolderDataset(str(self.folder), sampler=ds.SubsetSampler(order), extensions=endings,
-                                     num_parallel_workers=self.workers, class_indexing=self.class_index)
+    def from_store(self, order: list[int]) -> ds.Dataset:
+        return self.store.dataset(order, self.class_index, self.workers)
 
     def from_file(self, preprocessing: Preprocessing) -> list[Any]:
         """The operations that begin with a file's bytes, in the form that is fast on most of these files."""
@@ -187,7 +178,7 @@ class Batches:
             # After this epoch's images come those that other processes have now, and this one may in a later epoch.
             later = sorted(set(self.taken.tolist()) - set(order)) if self.training else []
             once = [*dict.fromkeys(order), *later]
-            decoded = self.from_files(once).map(self.from_file(self.cacheable), "image",
+            decoded = self.from_store(once).map(self.from_file(self.cacheable), "image",
                                                 num_parallel_workers=self.workers)
             self.cache = ImageCache(numpy_batches(decoded), once, len(self.files))
         # One thread: all that is left to do in Python is to hand an array on.
@@ -213,6 +204,10 @@ def naming_bad_images() -> Iterator[None]:
     except RuntimeError as error:
         if not (found := NAMED.search(str(error))):
             raise
+        if found[1].endswith(SHARD):
+            # It names the first shard, whichever the image is in.
+            raise DataError(f"an image in {Path(found[1]).parent} can't be decoded, so a shard is damaged; \"ms-vit "
+                            "check\" finds the shard") from error
         raise DataError(f'{found[1]} can\'t be decoded; remove it ("ms-vit check" finds all such files)') from error
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from ms_vit.data.folder import IMAGE_EXTENSIONS, INFER, SPLITS, class_folders, files_in, flat_classes
 from ms_vit.data.inspection import Defect, inspect
+from ms_vit.data.sets import manifest
+from ms_vit.data.stores import PACK, is_packed, store_of
 
 FLAT = "all"  # the one split of a folder of class folders
 MAX_PLACES = 3  # in which a copied image is told to be, too
@@ -17,8 +19,9 @@ MAX_PLACES = 3  # in which a copied image is told to be, too
 class Problem:
     """What is wrong with a file or a class folder: its path below the folder, and a text that goes on from it.
 
-    kind: of a file "zero bytes", "damaged", "too large", "wrong type", "stray", "unreadable" or "misplaced"; of a class
-    "empty class", "missing class" or "wrong name"; of copies "in two splits" or "conflicting labels".
+    kind: of a file "zero bytes", "damaged", "too large", "wrong type", "stray", "unreadable" or "misplaced"; of what is
+    packed "changed"; of a class "empty class", "missing class" or "wrong name"; of copies "in two splits" or
+    "conflicting labels".
     """
 
     kind: str
@@ -47,7 +50,7 @@ class File:
 def splits_of(folder: Path) -> dict[str, str]:
     """The labelled splits of a data folder, and where each lies below it; of a flat one {"all": ""}."""
     splits = {name: name for name in SPLITS if (folder / name).is_dir()}
-    return splits or ({FLAT: ""} if folder.is_dir() and flat_classes(folder) else {})
+    return splits or ({FLAT: ""} if folder.is_dir() and (is_packed(folder) or flat_classes(folder)) else {})
 
 
 def survey(folder: Path, splits: dict[str, str]) -> list[File]:
@@ -56,6 +59,16 @@ def survey(folder: Path, splits: dict[str, str]) -> list[File]:
     inspections = inspect(folder, names, f"checking {folder}")
     flat = FLAT in splits
     return [placed(name, one.sha256, one.defect, flat) for name, one in zip(names, inspections, strict=True)]
+
+
+def survey_shards(folder: Path, splits: dict[str, str]) -> tuple[dict[str, dict[str, int]], list[Problem]]:
+    """Split -> class -> images of a packed folder, and which of its files aren't as they were written, to the byte."""
+    differing = manifest.verify(folder)
+    problems = [Problem("changed", path, f"{what}; bring back what was packed, or pack the folder again")
+                for path, what in differing.items()]
+    counts = {split: {name: len(images) for name, images in store_of(folder / place).images().items()}
+              for split, place in splits.items() if str(Path(place, PACK)) not in differing}
+    return counts, problems
 
 
 def listed(folder: Path, splits: dict[str, str]) -> Iterator[Path]:

@@ -44,15 +44,22 @@ def write(folder: Path) -> int:
     return len(files)
 
 
-def verify(folder: Path) -> list[str]:
-    """What differs from folder/SHA256SUMS, a line a file: "PATH is missing" or "PATH has changed".
+def verify(folder: Path) -> dict[str, str]:
+    """What differs from folder/SHA256SUMS: relative path -> "is missing" or "has changed".
 
     Files that it doesn't list are fine. Raises DataError where the list itself is damaged.
     """
     entries = parse(folder / NAME)
     found = parallel_map(digest_or_none, [folder / name for name in entries], f"verifying {folder.name}", "files")
-    return [f"{name} {'has changed' if (folder / name).exists() else 'is missing'}"
-            for (name, expected), hash in zip(entries.items(), found, strict=True) if hash != expected]
+    return {name: "has changed" if (folder / name).exists() else "is missing"
+            for (name, expected), hash in zip(entries.items(), found, strict=True) if hash != expected}
+
+
+def differences(folder: Path) -> str:
+    """The first of these in a line, for an error; "" where nothing differs."""
+    problems = [f"{name} {what}" for name, what in verify(folder).items()]
+    more = f" and {len(problems) - 3:,} more" if len(problems) > 3 else ""
+    return ", ".join(problems[:3]) + more
 
 
 def save(entries: dict[str, str], path: Path) -> None:
@@ -66,9 +73,9 @@ def parse(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is damaged; delete what it belongs to and download it again") from error
+        raise DataError(f"{path} is damaged; delete what it belongs to and make it again") from error
     for number, line in enumerate(filter(None, lines), 1):
         if not (match := LINE.fullmatch(line)):
-            raise DataError(f"{path} is damaged at line {number}; delete what it belongs to and download it again")
+            raise DataError(f"{path} is damaged at line {number}; delete what it belongs to and make it again")
         entries[match[2]] = match[1]
     return entries
