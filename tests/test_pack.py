@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ms_vit.check import check
-from ms_vit.data import packing
+from ms_vit.data import decoding, packing
 from ms_vit.data.labels import Labels, read_labels
 from ms_vit.data.layout import Split, find_layout
 from ms_vit.data.pipeline import Batches, naming_bad_images, numpy_batches
@@ -88,6 +88,17 @@ def test_parts_of_a_split_are_the_folders(photos, packed):
         assert_same(epochs(other, training=False), epochs(one, training=False))
     names = [[file.name for file in part.val.images()["cat"]] for part in parts]
     assert names[0] == names[1] and names[0]
+
+
+def test_jpegs_take_the_fast_decoder_from_shards_too(packed, monkeypatch):
+    """MindRecord hands them on as texts of n bytes."""
+    decoded = []
+    monkeypatch.setattr(decoding, "jpeg_pixels", lambda *arguments, before=decoding.jpeg_pixels: decoded.append(
+        before(*arguments)) or decoded[-1])
+    store = Shards(packed / "train")
+    row = store.names.index("cat/01.JPG")
+    list(numpy_batches(store.dataset([row], LABELS.index, 1).map(decoding.Decode(), "image")))
+    assert [pixels.shape for pixels in decoded] == [(261, 349, 3)]
 
 
 def test_a_flat_folder_packs_and_trains_as_one(photos, tmp_path):

@@ -29,6 +29,7 @@ class Decode:
         self.at_least = at_least
 
     def __call__(self, content: np.ndarray) -> np.ndarray:
+        content = content.view(np.uint8)        # MindRecord gives one text of n bytes
         pixels = jpeg_pixels(content, self.at_least)
         if pixels is None:
             pixels = (vision.Decode()(content) if self.at_least is None
