@@ -26,6 +26,10 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("ms-vit"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--report", type=Path, help="file for the table of -m nodes or -m device, as Markdown")
+
+
 @pytest.fixture(scope="session")
 def shared_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """CIFAR-10, MNIST, an ImageNet subset and a pretrained ViT as their publishers serve them."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -113,7 +114,7 @@ def test_two_processes_come_to_what_one_does(two, root, tmp_path):     # noqa: F
 
 
 @pytest.mark.timeout(600)
-def test_a_stopped_run_of_two_ends_in_the_same_bits(start, two, tmp_path):
+def test_a_stopped_run_of_two_ends_in_the_same_bits(start, two, root, tmp_path):       # noqa: F811
     script = start(tmp_path / "run")
     reached(tmp_path / "run", 2)
     script.send_signal(signal.SIGTERM)
@@ -121,9 +122,15 @@ def test_a_stopped_run_of_two_ends_in_the_same_bits(start, two, tmp_path):
     assert script.returncode == 143, told
     assert "which is saved" in told and not workers()
     assert 2 <= read_state(Checkpoints(tmp_path / "run").newest()).step < two[1]["steps"]
+    shutil.copytree(tmp_path / "run", tmp_path / "alone")
     assert start(tmp_path / "run").wait(300) == 0
     ours, expected = weights(tmp_path / "run"), weights(two[0])
     assert all((ours[name] == expected[name]).all() for name in expected)
+    # And by one process from where two stopped: the same batches, rates and draws, summed in another order.
+    alone = ms_vit.train(recipe(root, **CHANGES), tmp_path / "alone", device="CPU")
+    assert alone.steps == two[1]["steps"]
+    for name, array in weights(tmp_path / "alone").items():
+        np.testing.assert_allclose(array, expected[name], atol=1e-5, err_msg=name)
 
 
 @pytest.mark.timeout(600)

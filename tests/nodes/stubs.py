@@ -40,8 +40,8 @@ ASCEND_C = """
 #include <string>
 #include <string.h>
 extern "C" {
-const char *aclrtGetSocName() { return CHIP; }
-int rtGetSocVersion(char *version, unsigned length) { strncpy(version, CHIP, length); return 0; }
+const char *aclrtGetSocName() { return "Ascend910B1"; }
+int rtGetSocVersion(char *version, unsigned length) { strncpy(version, aclrtGetSocName(), length); return 0; }
 unsigned long __stack_chk_guard = 0xdeadbeef;
 void *status_factory() __asm__("_ZN2ge13StatusFactory8InstanceEv");
 void *status_factory() { static std::map<unsigned, std::string> texts; return &texts; }
@@ -108,23 +108,20 @@ def mindspore() -> Path:
     return Path(spec.origin).parent
 
 
-def environment(device: str, folder: Path, *, chip: str = "Ascend910B1") -> dict[str, str]:
+def environment(device: str, folder: Path) -> dict[str, str]:
     """What a process needs besides its own environment to have `device`, whose stubs are built in a folder."""
-    if device == "Ascend":
-        return ascend(folder, chip)
-    return gpu(folder)
+    return ascend(folder) if device == "Ascend" else gpu(folder)
 
 
-def ascend(folder: Path, chip: str) -> dict[str, str]:
+def ascend(folder: Path) -> dict[str, str]:
     library = mindspore() / "lib"
     plugin = library / "plugin"
-    folder = folder / chip
     if not (folder / "built").is_file():
         opened = folder / "libcann" / "lib64"      # MindSpore cuts the path of the one above it behind "cann"
         opened.mkdir(parents=True)
         files = libraries(plugin, ASCEND_PLUGIN)
         functions = {name: answer(readable) for name, readable in undefined(files, library).items()}
-        stub = build(folder / "libcann.so", functions, f'#define CHIP "{chip}"\n{ASCEND_C}', ".cc")
+        stub = build(folder / "libcann.so", functions, ASCEND_C, ".cc")
         for name in ASCEND_LINKED:
             build(folder / f"lib{name}.so", {}, "", ".c", linked=stub)
         named = build(opened / "libnamed.so", {name: [ZERO] for name in looked_up(files)}, "", ".c")

@@ -5,7 +5,6 @@ MindSpore's own plugins compile it, with stubs in the place of CANN's and CUDA's
 
 import collections
 import dataclasses
-import itertools
 import json
 import os
 import platform
@@ -14,7 +13,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
+import mindspore
 import pytest
 from conftest import REPOSITORY
 
@@ -69,13 +70,13 @@ def compile_for(tmp_path_factory):
 
     def compile_for(device: str, cases: Sequence[dict], *, log: bool = True,
                     graphs: Path | None = None) -> list[Compiled]:
-        asked = folder / "cases.json"
-        asked.write_text(json.dumps([{"chip": "ascend910b", "step": True, **case} for case in cases]))
+        listed = folder / "cases.json"
+        listed.write_text(json.dumps([{"chip": "ascend910b", "step": True, **case} for case in cases]))
         environment = {**os.environ, **stubs.environment(device, folder / device), "GLOG_v": "1" if log else "3",
                        "PYTHONPATH": str(REPOSITORY)}
         if graphs:
             environment |= {"MS_DEV_SAVE_GRAPHS": "1", "MS_DEV_SAVE_GRAPHS_PATH": str(graphs)}
-        ran = subprocess.run([sys.executable, str(PROGRAM), device, str(asked)], env=environment, capture_output=True,
+        ran = subprocess.run([sys.executable, str(PROGRAM), device, str(listed)], env=environment, capture_output=True,
                              text=True, errors="replace", cwd=folder)
         told = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith('{"seconds"')]
         logs = ran.stderr.split("== case ")[1:]
@@ -104,35 +105,55 @@ def pairs() -> list[tuple[str, str]]:
     return [(device, precision) for device, precisions in DEVICES.items() for precision in precisions]
 
 
-def failures(compile_for, cases: list[tuple[str, dict]]) -> dict:
-    """Compiles cases, pairs of a device and a case; those that didn't, with what went wrong."""
-    failed = {}
-    for device in DEVICES:
-        mine = [case for on, case in cases if on == device]
-        for case, each in zip(mine, compile_for(device, mine, log=False), strict=True):
-            if each.error:
-                failed[device, case["recipe"], case["precision"], str(case["changes"])] = each.error
-    return failed
+Cases: TypeAlias = list[tuple[str, str, dict]]      # device, what the case is called, and itself
+
+
+def asked(recipes: dict) -> Cases:
+    """Every recipe, changed by `recipes`, and every group of options, for every device in every precision."""
+    what = [(name, name, recipes) for name in different_recipes()]
+    what += [(title, "digits", SMALL | changes) for title, changes in OPTIONS.items()]
+    return [(device, title, {"recipe": name, "precision": precision, "changes": changes})
+            for title, name, changes in what for device, precision in pairs()]
+
+
+def compiled_all(compile_for, cases: Cases, *, log: bool) -> list[tuple[str, str, str, Compiled]]:
+    """Device, what it is called, precision, and what each came to."""
+    return [(device, title, case["precision"], each) for device in DEVICES
+            for mine in ([(title, case) for on, title, case in cases if on == device],)
+            for (title, case), each in zip(mine, compile_for(device, [case for _, case in mine], log=log), strict=True)]
+
+
+def failures(found: list[tuple[str, str, str, Compiled]]) -> dict:
+    return {(device, title, precision): each.error for device, title, precision, each in found if each.error}
+
+
+def report(found: list[tuple[str, str, str, Compiled]]) -> str:
+    """A line for each, with its kernels by kind."""
+    lines = ["| what | device | precision | compiled in s | kernels by kind |", "| :-- | :-- | :-- | --: | :-- |"]
+    for device, title, precision, each in found:
+        kinds = collections.Counter()
+        for (kind, _), count in each.kernels.items():
+            kinds[kind.removesuffix("_kernel")] += count
+        told = each.error or ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()) or "not told"
+        lines.append(f"| {title} | {device} | {precision} | {each.seconds} | {told} |")
+    return "\n".join([f"MindSpore {mindspore.__version__}, stubs in the place of CANN and CUDA.", "", *lines, ""])
 
 
 @pytest.mark.timeout(900)
 def test_every_recipe_and_option_compiles(compile_for):
     """Each for one device and one precision, of which all have their turn; `-m nodes` has all of all."""
-    asked = [(name, {"model.depth": 1}) for name in different_recipes()]
-    asked += [("digits", SMALL | changes) for changes in OPTIONS.values()]
-    cases = [(device, {"recipe": name, "precision": precision, "changes": changes})
-             for (name, changes), (device, precision) in zip(asked, itertools.cycle(pairs()), strict=False)]
-    assert not failures(compile_for, cases)
+    every, turns = asked({"model.depth": 1}), len(pairs())
+    cases = [every[at * turns + at % turns] for at in range(len(every) // turns)]
+    assert not failures(compiled_all(compile_for, cases, log=False))
 
 
 @pytest.mark.nodes
 @pytest.mark.timeout(7200)
-def test_every_recipe_and_option_compiles_for_every_device_in_every_precision(compile_for):
-    cases = [(device, {"recipe": name, "precision": precision, "changes": {}}) for name in different_recipes()
-             for device, precision in pairs()]
-    cases += [(device, {"recipe": "digits", "precision": precision, "changes": SMALL | changes})
-              for changes in OPTIONS.values() for device, precision in pairs()]
-    assert not failures(compile_for, cases)
+def test_every_recipe_and_option_compiles_for_every_device_in_every_precision(compile_for, request):
+    found = compiled_all(compile_for, asked({}), log=True)
+    if file := request.config.getoption("--report"):
+        file.write_text(report(found))
+    assert not failures(found)
 
 
 BASE = {"recipe": "imagenet-subset", "precision": "bfloat16", "changes": DROPS | {"model.name": "vit_base_patch16_224"}}
