@@ -28,6 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--report", type=Path, help="file for the table of -m nodes or -m device, as Markdown")
+    parser.addoption("--device", help="of -m device, as for ms-vit: Ascend, GPU, Ascend:3")
 
 
 @pytest.fixture(scope="session")
