@@ -88,6 +88,10 @@ for argument in "${arguments[@]}"; do
         grep -a '^{' "$LOGS/worker_$((NODE_RANK * NPROC)).log" | tail -n 1
     fi
 done
+if [ "$code" -ne 0 ] && grep -qa '^ms-vit: interrupted' "$LOGS"/worker_*.log; then
+    echo "ms-vit: stopped on another machine; the same command on all of them goes on" >&2
+    exit 143
+fi
 if [ "$code" -ne 0 ]; then
     grep -ahE '^ms-vit: ' "$LOGS"/worker_*.log | sort -u >&2 || {
         for log in "$LOGS"/worker_*.log; do

@@ -37,17 +37,18 @@ def port() -> int:
 
 @pytest.fixture(scope="module")
 def start(root, tmp_path_factory):      # noqa: F811
-    """start(run, changes) -> the script, running with two processes on a recipe."""
+    """start(run, environment, changes) -> the script, running with two processes on a recipe."""
     scripts, folder = [], tmp_path_factory.mktemp("scripts")
 
-    def start(run: Path, **changes: object) -> subprocess.Popen:
+    def start(run: Path, environment: dict[str, str] | None = None, **changes: object) -> subprocess.Popen:
         file, number = folder / f"recipe{len(scripts)}.yaml", len(scripts)
         file.write_text(recipe(root, **CHANGES | changes).to_yaml())
         scripts.append(subprocess.Popen(
             ["bash", str(REPOSITORY / "scripts" / "train_distributed.sh"), "--recipe", str(file), "--run", str(run),
              "--json"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={
                  **os.environ, "NPROC": "2", "MASTER_PORT": str(port()), "LOGS": str(folder / f"logs{number}"),
-                 "DEVICE": "CPU", "VENV": str(Path(sys.executable).parents[1])}))
+                 "DEVICE": "CPU", "VENV": str(Path(sys.executable).parents[1]),
+                 **(environment or {})}))
         return scripts[-1]
     yield start
     for script in scripts:
@@ -115,12 +116,14 @@ def test_two_processes_come_to_what_one_does(two, root, tmp_path):     # noqa: F
 
 @pytest.mark.timeout(600)
 def test_a_stopped_run_of_two_ends_in_the_same_bits(start, two, root, tmp_path):       # noqa: F811
-    script = start(tmp_path / "run")
+    """As two machines would run it, of which the second gets the signal."""
+    machines = {"NNODES": "2", "NPROC": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port())}
+    first, second = (start(tmp_path / "run", machines | {"NODE_RANK": rank}) for rank in "01")
     reached(tmp_path / "run", 2)
-    script.send_signal(signal.SIGTERM)
-    told = script.communicate(timeout=120)[1]
-    assert script.returncode == 143, told
-    assert "which is saved" in told and not workers()
+    second.send_signal(signal.SIGTERM)
+    told = [script.communicate(timeout=120)[1] for script in (first, second)]
+    assert (first.returncode, second.returncode) == (143, 143), told
+    assert all("which is saved" in each for each in told) and "stopped on another machine" in told[0] and not workers()
     assert 2 <= read_state(Checkpoints(tmp_path / "run").newest()).step < two[1]["steps"]
     shutil.copytree(tmp_path / "run", tmp_path / "alone")
     assert start(tmp_path / "run").wait(300) == 0
