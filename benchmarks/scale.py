@@ -4,16 +4,21 @@ A step takes as long as what is computed and what is exchanged after it, or as t
 is longer. What is computed goes by a measured rate; the rest by a machine's figures, which are the reader's to change.
 """
 
+import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.jobs import Shape, vit
-from benchmarks.report import around, markdown
+from benchmarks.processes import NETWORKS, Row, exchanged
+from benchmarks.report import RESULTS, around, markdown
 from ms_vit import cli
 from ms_vit.progress import say
 from ms_vit.writing import write_whole
 
+PROCESSES = RESULTS / "processes-2026-11-28.json"
 PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
 GIGA = 1e9
 
@@ -83,16 +88,18 @@ class Step:
         return max(parts, key=lambda part: parts[part])
 
 
-def all_reduce(size: float, devices: int, machine: Machine) -> float:
+def all_reduce(size: float, devices: int, machine: Machine, arrays: int = 1) -> float:
     """Seconds of the sum of `size` bytes over all devices by two rings, within each node and between nodes.
+
+    arrays: how many they are exchanged as: on the CPU each gradient by itself, else one of all, by MindSpore's pass.
 
     Within: reduce-scatter and all-gather among k cards, 2 (k - 1) hops of size / k. Between: the same among n nodes, of
     which each sends all that its cards hold, once, over its wire (Patarasuk & Yuan 2009).
     """
     cards = min(devices, machine.cards)
     nodes = -(-devices // machine.cards)
-    within = 2 * (cards - 1) * (size / cards / machine.link + machine.latency)
-    between_nodes = 2 * (nodes - 1) * (size / nodes / machine.wire + machine.latency)
+    within = 2 * (cards - 1) * (size / cards / machine.link + arrays * machine.latency)
+    between_nodes = 2 * (nodes - 1) * (size / nodes / machine.wire + arrays * machine.latency)
     return within + between_nodes
 
 
@@ -127,6 +134,24 @@ def against_published() -> list[list[str]]:
     return rows
 
 
+def against_two_processes() -> list[list[str]]:
+    """Two processes that were measured, and the link and latency by which the model comes closest to all of them."""
+    measured = [Row(**row) for row in json.loads(PROCESSES.read_text())["rows"]]
+    networks = [(row.network, row.parameters, 12 * NETWORKS[row.network]["depth"] + 8,
+                 exchanged(measured, row.network, 2)) for row in measured if row.way == "several"]
+    (bytes_took, array_took), *_ = np.linalg.lstsq(
+        [[4 * parameters, 2 * arrays] for _, parameters, arrays, _ in networks],
+        [seconds for *_, seconds in networks], rcond=None)
+    here = Machine(cards=2, link=1 / bytes_took, latency=array_took)
+    rows = [["network", "gradients, MB", "arrays", "exchange measured, ms", "here",
+             f"by {here.link / 1e6:.0f} MB/s and {1000 * here.latency:.2f} ms a hop"]]
+    for network, parameters, arrays, seconds in networks:
+        taken = all_reduce(4 * parameters, 2, here, arrays)
+        rows.append([network, f"{4 * parameters / 1e6:.1f}", str(arrays), f"{1000 * seconds:.0f}",
+                     f"{1000 * taken:.0f}", f"{taken / seconds - 1:+.0%}"])
+    return rows
+
+
 def scaling(network: Network = B16, machine: Machine = ATLAS) -> list[list[str]]:
     rows = [["data", "devices", "images/s", "efficiency", "bound by", "hours of the recipe", "exchange, ms of a step"]]
     for data, (images, size, epochs) in DATA.items():
@@ -149,7 +174,8 @@ def checkpoints(machine: Machine = ATLAS) -> list[list[str]]:
     return rows
 
 
-TABLES = {"published": against_published, "scaling": scaling, "checkpoints": checkpoints}
+TABLES = {"published": against_published, "processes": against_two_processes, "scaling": scaling,
+          "checkpoints": checkpoints}
 
 
 @dataclass
