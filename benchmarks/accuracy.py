@@ -37,7 +37,7 @@ SAME = ("options", "split", "checkpoint", "parameters")      # of the records of
 CHART = "accuracy.png"
 HEADER = ["recipe", "data, test images", "parameters", "epochs", "seeds", "test top-1, %", "top-5, %", "in", "minutes",
           "published"]
-CORRUPTED_HEADER = ["recipe", "data", "as they are, %", "under all 15, %", "under those trained with, %",
+CORRUPTED_HEADER = ["recipe", "data", "seeds", "as they are, %", "under all 15, %", "under those trained with, %",
                     "under the others, %"]
 OTHERS_HEADER = ["published", "data", "parameters", "epochs", "top-1, %", "top-5, %", "minutes", "source"]
 # Okabe and Ito's colours, which the colour-blind tell apart; shapes tell them, too.
@@ -234,13 +234,15 @@ def tables(rows: Sequence[Row], others: Sequence[Published]) -> str:
 
 
 def under_corruption(rows: Sequence[Row]) -> list[list[str]]:
-    """Cells of those that were scored so; a data set's rows are split by what any of its recipes was trained with."""
-    scored, cells = [row for row in rows if all(run.corrupted for run in row.runs)], []
-    for row in scored:
-        known = {name for other in scored if other.first.data == row.first.data for name in other.first.trained_with}
-        every = set(row.first.corrupted)
-        cells.append([row.called, row.first.data, percent(row.top1),
-                      *(percent([run.under(names) for run in row.runs]) if names else ""
+    """Cells of the runs that were scored so; a data set's are split by what any of its recipes was trained with."""
+    scored = {row.called: runs for row in rows if (runs := [run for run in row.runs if run.corrupted])}
+    cells = []
+    for called, runs in scored.items():
+        known = {name for others in scored.values() if others[0].data == runs[0].data
+                 for name in others[0].trained_with}
+        every = set(runs[0].corrupted)
+        cells.append([called, runs[0].data, str(len(runs)), percent([run.top1 for run in runs]),
+                      *(percent([run.under(names) for run in runs]) if names else ""
                         for names in (every, every & known, every - known if known else set()))])
     return cells
 

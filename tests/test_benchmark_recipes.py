@@ -250,12 +250,13 @@ def test_the_table_has_means_and_deviations_beside_what_is_published_on_the_same
 
 def test_what_training_with_corruptions_gains_is_told_apart_for_those_that_it_had_not():
     plain, robust = ({"fog": 0.5, "frost": 0.4, "snow": 0.3}, {"fog": 0.9, "frost": 0.6, "snow": 0.3})
-    rows = [Row("one", [replace(ran("one", seed, 0.9), corrupted=plain) for seed in range(2)]),
+    rows = [Row("one", [*(replace(ran("one", seed, 0.9), corrupted=plain) for seed in range(2)), ran("one", 2, 0.6)]),
             Row("two", [replace(ran("two", 0, 0.8), corrupted=robust, trained_with=("fog",))]),
             Row("elsewhere", [replace(ran("elsewhere", 0, 0.7, data="other"), corrupted=plain)])]
     assert accuracy.under_corruption([*rows, ROWS[1]]) == [
-        ["`one`", "few", "90.00 +- 0.00", "40.00 +- 0.00", "50.00 +- 0.00", "35.00 +- 0.00"],
-        ["`two`", "few", "80.00", "60.00", "90.00", "45.00"], ["`elsewhere`", "other", "70.00", "40.00", "", ""]]
+        ["`one`", "few", "2", "90.00 +- 0.00", "40.00 +- 0.00", "50.00 +- 0.00", "35.00 +- 0.00"],
+        ["`two`", "few", "1", "80.00", "60.00", "90.00", "45.00"],
+        ["`elsewhere`", "other", "1", "70.00", "40.00", "", ""]]
     assert accuracy.markdown([accuracy.CORRUPTED_HEADER, *accuracy.under_corruption(rows)]) in accuracy.tables(rows, [])
     assert "under all 15" not in accuracy.tables(ROWS, [])
 
