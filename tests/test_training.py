@@ -23,7 +23,7 @@ from ms_vit.training.losses import BinaryCrossEntropy, CrossEntropy
 from ms_vit.training.mixing import Mixing, boxes
 from ms_vit.training.optimizers import Adam, decays, trainable
 from ms_vit.training.schedules import schedules
-from ms_vit.training.step import GlobalNorm, TrainStep
+from ms_vit.training.step import Evened, GlobalNorm, TrainStep
 
 WARM = np.arange(1, 21) / 20                # two epochs of ten steps
 AFTER = np.arange(80) / 80
@@ -398,6 +398,36 @@ def test_a_moving_average_follows_the_weights():
     for ours, wanted in zip(averaged.get_parameters(), expected, strict=True):
         np.testing.assert_allclose(ours.asnumpy(), wanted, atol=1e-6)
     assert "ema.head.weight" not in {parameter.name for parameter in net.get_parameters()}
+
+
+class Halves(nn.Cell):
+    """Stands for the mean of two processes, of which the other has zeros."""
+
+    def construct(self, arrays):
+        return hyper_map(ops.partial(ops.mul, 0.5), arrays)
+
+
+def test_running_statistics_are_made_alike_after_each_step():
+    def running(**options):
+        ms.set_seed(0)
+        net = ViT(ViTConfig(image_size=8, patch_size=4, num_classes=3, dim=8, depth=1, num_heads=2, mlp_dim=8,
+                            stem=(4, 8), stem_form="pooled"))
+        statistics = [parameter for parameter in net.get_parameters() if "running_" in parameter.name]
+        evened = {"evened": Evened(statistics, Halves())} if options else {}
+        optimizer = Adam(net.trainable_params(), np.full(8, 1e-2, np.float32))
+        step = TrainStep(net, CrossEntropy(), optimizer, **evened)
+        step.set_train()
+        step(*batch())
+        return [parameter.asnumpy() for parameter in statistics]
+
+    ms.set_context(mode=ms.GRAPH_MODE)
+    try:
+        own, alike = running(), running(evened=True)
+    finally:
+        ms.set_context(mode=ms.PYNATIVE_MODE)
+    assert len(own) == 8
+    for one, other in zip(own, alike, strict=True):
+        np.testing.assert_allclose(other, one / 2, rtol=1e-6)
 
 
 def test_a_scaled_rate_scales_the_step():

@@ -1,8 +1,10 @@
 """One training step, compiled as one graph: forward, backward, clip, update."""
 
+from collections.abc import Sequence
+
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, amp, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, amp, nn, ops
 
 from ms_vit.cell import TopCell
 from ms_vit.models import kernels
@@ -40,6 +42,21 @@ class Recent(nn.Cell):
         return ops.assign(self.rows, ops.concat((self.rows[1:], row)) if self.steps > 1 else row)
 
 
+class Evened(nn.Cell):
+    """Running statistics, which each process follows by its own part of a batch -> their mean, in all processes.
+
+    So whichever writes them writes all processes', and a run that goes on from there has what it had before.
+    """
+
+    def __init__(self, statistics: Sequence[Parameter], reducer: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self.statistics = ParameterTuple(statistics)
+        self.reducer = reducer
+
+    def construct(self):
+        return hyper_map(ops.assign, self.statistics, self.reducer(self.statistics))
+
+
 class TrainStep(TopCell):
     """(images [B, C, H, W], labels [B]) -> the batch's mean loss and its gradients' joint norm; updates the parameters.
 
@@ -51,14 +68,15 @@ class TrainStep(TopCell):
     mixing: mixes the images of a batch first. teacher: adds its logits to the labels; `loss` is then a Distillation.
     average: follows the parameters. seed: of what dropout drops. part: where the images are a process's part of a
         batch, the number of its first micro-batch among those of all.
-    reducer: makes of each process's gradients their mean over all (World). recent: steps whose loss, norm and top-1 are
+    reducer: makes of each process's gradients their mean over all (World). evened: does so with BatchNorm's running
+        statistics, which are each process's own in a step, as in PyTorch. recent: steps whose loss, norm and top-1 are
         kept; the latter is that of the images as they are trained on, NaN for mixed ones, which have no one label.
     """
 
     def __init__(self, net: nn.Cell, loss: nn.Cell, optimizer: nn.Cell, *, clip_norm: float = 0.0,
                  scale_loss: bool = False, recompute: bool = False, accumulate: int = 1, mixing: Mixing | None = None,
                  teacher: Teacher | None = None, average: Average | None = None, seed: int = 0,
-                 part: int = 0, reducer: nn.Cell | None = None, recent: int = 1):
+                 part: int = 0, reducer: nn.Cell | None = None, evened: Evened | None = None, recent: int = 1):
         super().__init__(auto_prefix=False)
         self.net = net
         self.optimizer = optimizer
@@ -69,6 +87,7 @@ class TrainStep(TopCell):
         self.teacher = teacher
         self.average = average
         self.reducer = reducer
+        self.evened = evened
         self.recent = Recent(recent)
         self.none = Tensor(float("nan"), ms.float32)
         self.part = Parameter(Tensor([part], ms.int32), name="part", requires_grad=False)
@@ -91,6 +110,8 @@ class TrainStep(TopCell):
             top1 = self.none
         if self.reducer is not None:
             gradients = self.reducer(gradients)
+        if self.evened is not None:
+            loss = ops.depend(loss, self.evened())
         if self.scaler is None:
             norm = self.norm(gradients)
             loss = ops.depend(loss, self.apply(gradients, norm))

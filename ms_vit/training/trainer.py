@@ -43,7 +43,7 @@ from ms_vit.training.mixing import mixing
 from ms_vit.training.optimizers import optimizers, trainable
 from ms_vit.training.outcome import Training
 from ms_vit.training.schedules import schedules
-from ms_vit.training.step import TrainStep
+from ms_vit.training.step import Evened, TrainStep
 from ms_vit.weights.files import ModelSpec, read_spec
 from ms_vit.weights.loading import fit, merged_config, read_pretrained
 
@@ -173,7 +173,7 @@ class Trainer(Callback):
                           size=config.height_and_width, seed=train.seed),
             teacher=teacher, average=Average(self.net, self.averaged, train.ema) if self.averaged else None,
             seed=train.seed, part=self.world.rank * train.accumulate,
-            reducer=self.world.reducer(self.optimizer.params),
+            reducer=self.world.reducer(self.optimizer.params), evened=self.evened(),
             recent=min(train.log_every, MOST_RECENT))
         self.model = Model(self.step)
         self.operators = compiled.library() if compiled.wanted() else None
@@ -183,6 +183,12 @@ class Trainer(Callback):
         self.state_dicts = {MODEL: self.net.parameters_dict(), OPTIMIZER: self.step.state()}
         if self.averaged:
             self.state_dicts[AVERAGE] = dict(zip(self.state_dicts[MODEL], self.averaged.get_parameters(), strict=True))
+
+    def evened(self) -> Evened | None:
+        """What keeps running statistics alike in all processes, where there are such."""
+        running = [parameter for parameter in self.net.get_parameters() if "running_" in parameter.name]
+        reducer = self.world.reducer(running) if running else None
+        return Evened(running, reducer) if reducer is not None else None
 
     def begin(self) -> None:
         """Where the run goes on from: its newest checkpoint, or the weights that it starts from."""
