@@ -266,7 +266,7 @@ class BatchNorm(nn.Cell):
     """Batch normalisation of the last axis (Ioffe & Szegedy 2015): [..., C] -> [..., C].
 
     In training by mean and variance of the batch, which the running ones follow: the tenth part of each batch's, as in
-    PyTorch. These normalise in evaluation. Of several processes each goes by its own part of a batch, as in PyTorch; the
+    PyTorch. These normalise in evaluation. Of several processes each goes by its own part of a batch, as there, and the
     step makes the running ones alike. Where train.recompute runs a stem twice, they follow each batch twice, as in
     PyTorch, too.
     """
