@@ -357,7 +357,7 @@ def test_infer_on_nothing_readable_fails(trained, run, tmp_path):
 
 @pytest.mark.parametrize(("argv", "code", "says"), [
     ([], 2, ""),
-    (["fly"], 2, 'no verb "fly"; there are download, check, train, eval, infer'),
+    (["fly"], 2, 'no verb "fly"; there are download, check, pack, train, eval, infer'),
     (["train", "--data.name", "nowhere"], 2, "no folder data/nowhere"),
     (["train", "--recipe", "digits", "--optimiser.lr", "1"], 2, 'did you mean "--optimizer.lr"'),
     (["train", "--recipe", "digits", "--train.epoch", "1"], 2, 'did you mean "--train.epochs"'),

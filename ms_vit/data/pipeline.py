@@ -125,8 +125,10 @@ class Batches:
 
     def mirrored(self, order: list[int], epoch: int) -> np.ndarray:
         """Which of these images alternate_flip mirrors in an epoch, [n] bool."""
-        first = np.random.default_rng((self.seed, FLIPS)).integers(0, 2, len(self))
-        return (first[np.searchsorted(self.taken, order)] + epoch) % 2 == 1
+        hidden = np.array([name.rpartition("/")[2].startswith(".") for name in self.names])
+        places = np.cumsum(~hidden) - 1         # in the folder without hidden files, as it is packed
+        first = np.random.default_rng((self.seed, FLIPS)).integers(0, 2, len(places) - hidden.sum())
+        return (first[places[order]] + epoch) % 2 == 1
 
     def own_order(self, epoch: int) -> list[int]:
         """Which of them are this process's."""

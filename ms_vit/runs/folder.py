@@ -31,11 +31,12 @@ FREE = {"train.log_every", "train.on_divergence", "checkpoint.every_epochs", "ch
 def locked(run: Path, world: World) -> Iterator[None]:
     """Makes the run folder where there is none, and keeps other processes out; the lock goes with this process.
 
-    Of several processes that train together, the one that writes holds the lock. A folder that is made here and in
-    which nothing comes to lie goes again. Raises UsageError where a run is under way.
+    Of several processes that train together, the one that writes makes it and holds the lock. A folder that is made
+    here and in which nothing comes to lie goes again. Raises UsageError where a run is under way.
     """
-    made = [folder for folder in (run, *run.parents) if not folder.exists()]
-    run.mkdir(parents=True, exist_ok=True)
+    made = [folder for folder in (run, *run.parents) if not folder.exists()] if world.writes else []
+    if world.writes:
+        run.mkdir(parents=True, exist_ok=True)
     lock = run / ".lock"
     with contextlib.ExitStack() as stack:
         if fcntl is not None and world.writes:
@@ -53,7 +54,7 @@ def locked(run: Path, world: World) -> Iterator[None]:
                 time.sleep(GRACE)
             raise
         finally:
-            if made and world.writes and [entry.name for entry in run.iterdir()] == [lock.name]:
+            if made and [entry.name for entry in run.iterdir()] == [lock.name]:
                 lock.unlink()
             with contextlib.suppress(OSError):      # the first that isn't empty
                 for folder in made:
