@@ -83,7 +83,7 @@ def pack(folder: Path, out: Path | None = None, shard_mb: int = 256,
 
 def make(folder: Path, splits: dict[str, str], part: Path, *, shard_bytes: int, skip: bool) -> int:
     """Packs every split into `part`, or goes on with that; returns how many images were left out."""
-    from ms_vit.data.packing import pack_split
+    from ms_vit.data.packing import pack_split, tidy
 
     left_out = 0
     for split, place in splits.items():
@@ -92,6 +92,8 @@ def make(folder: Path, splits: dict[str, str], part: Path, *, shard_bytes: int, 
         if not packed:
             raise DataError(f"{folder / place} has no image that can be packed; replace or remove it")
         left_out += missing
+    for place in splits.values():
+        tidy(part / place)
     for name in BESIDE:
         if (folder / name).is_file():
             (part / name).parent.mkdir(parents=True, exist_ok=True)

@@ -162,10 +162,31 @@ def test_an_interrupted_packing_goes_on_and_ends_in_the_same_bytes(photos, packe
     assert not any(path.name.startswith(".") for path in made.folder.rglob("*"))
 
 
+def test_a_split_that_is_done_is_not_packed_again_and_another_plan_leaves_no_shard(photos, tmp_path, monkeypatch):
+    written, write = [], packing.write_shard
+    monkeypatch.setattr(packing, "write_shard", lambda out, number, *rest: written.append(out.name) or write(
+        out, number, *rest))
+    for _ in range(2):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+            patch.setattr("ms_vit.data.sets.manifest.write", lambda folder: (_ for _ in ()).throw(OSError("full")))
+            patch.setattr("ms_vit.data.packing.tidy", lambda out: None)
+            pack(photos, tmp_path / "out", shard_mb=1)
+    assert written == 6 * ["train"] + 3 * ["val"]
+    made = pack(photos, tmp_path / "out", shard_mb=100)
+    assert made.shards == 2 and sorted(path.name for path in (made.folder / "train").iterdir()) == [
+        "00000.mindrecord", "00000.mindrecord.db", PACK]
+
+
+def test_a_disk_that_is_too_small_is_told(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: shutil._ntuple_diskusage(10**6, 0, 10**6))
+    with pytest.raises(DataError, match=r"train needs [\d.]+ MB more, and .* has 1.0; free some space"):
+        pack(photos, tmp_path / "out")
+
+
 def test_images_that_changed_meanwhile_are_packed_anew(photos, tmp_path, monkeypatch):
     folder = Path(shutil.copytree(photos, tmp_path / "folder"))
     with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
-        patch.setattr("ms_vit.pack.manifest.write", lambda folder: (_ for _ in ()).throw(OSError("full")))
+        patch.setattr("ms_vit.data.sets.manifest.write", lambda folder: (_ for _ in ()).throw(OSError("full")))
         pack(folder, shard_mb=1)
     Image.new("RGB", (300, 300), "red").save(folder / "train/dog/02.png")
     made = pack(folder, shard_mb=1)
@@ -192,7 +213,7 @@ def test_shards_left_without_bad_images_are_packed_anew_for_who_wants_all(photos
     folder = Path(shutil.copytree(photos, tmp_path / "folder"))
     (folder / "train/bird/00.png").write_bytes(b"no image at all")
     with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
-        patch.setattr("ms_vit.pack.manifest.write", lambda folder: (_ for _ in ()).throw(OSError("full")))
+        patch.setattr("ms_vit.data.sets.manifest.write", lambda folder: (_ for _ in ()).throw(OSError("full")))
         pack(folder, shard_mb=1, bad_images="skip")
     with pytest.raises(DataError, match=r"bird/00.png is no image inside"):
         pack(folder, shard_mb=1)

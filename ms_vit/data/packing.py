@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -46,12 +47,16 @@ def pack_split(store: ClassFolders, out: Path, *, shard_bytes: int, skip: bool) 
     """Packs a split into `out`, or goes on with it. Returns how many images are in it, and how many were left out.
 
     shard_bytes: of images in a shard, about. skip: leave out images that can't be read, which are told; else these
-    raise DataError. Raises OSError where there is no room.
+    raise DataError, as does a disk that is too small.
     """
     out.mkdir(parents=True, exist_ok=True)
     planned = plan(store, shard_bytes)
     done = [read_done(out, number, each, skip) for number, each in enumerate(planned)]
     missing = [name for each, shard in zip(planned, done, strict=True) if shard is None for name in each.names]
+    needed = sum(sum(each.sizes) for each, shard in zip(planned, done, strict=True) if shard is None)
+    if needed > (free := shutil.disk_usage(out).free):      # MindRecord tells of it in no line
+        raise DataError(f"{store.folder} needs {needed / 1e6:,.1f} MB more, and {out.parent} has {free / 1e6:,.1f}; "
+                        "free some space, then run the same command again, or give another --out")
     images = parallel_map(lambda name: read_image(store.folder / name), missing, f"packing {store.folder}", "images")
     classes = store.classes()
     labels = {name: label for label, name in enumerate(classes)}
@@ -60,10 +65,16 @@ def pack_split(store: ClassFolders, out: Path, *, shard_bytes: int, skip: bool) 
             done[number] = write_shard(out, number, each, store.folder, labels, islice(images, len(each.names)), skip)
     shards = [shard for shard in done if shard and shard.images]
     write_whole(out / PACK, json.dumps({"classes": classes, "shards": [asdict(each) for each in shards]}))
-    for number in range(len(planned)):
-        receipt(out, number).unlink()
     packed = sum(len(shard.images) for shard in shards)
     return packed, sum(len(each.names) for each in planned) - packed
+
+
+def tidy(out: Path) -> None:
+    """Removes what only an interrupted packing needs: receipts, and shards of an earlier plan."""
+    shards = {each["file"] for each in json.loads((out / PACK).read_bytes())["shards"]}
+    for path in [*out.glob(".*.json"), *out.glob(f"*{SHARD}"), *out.glob(f"*{SHARD}.db")]:
+        if path.name.removesuffix(".db") not in shards:
+            path.unlink()
 
 
 def plan(store: ClassFolders, shard_bytes: int) -> list[Planned]:
