@@ -28,13 +28,15 @@ setup(
     packages=[*find_packages(include=["ms_vit", "ms_vit.*"]), "ms_vit.datasets"],
     package_dir={"ms_vit.datasets": "datasets"},    # the cards live in the open, and are installed with the package
     package_data={"ms_vit": ["recipes/*.yaml", "data/imagenet1k.txt", "models/kernels/*.cc",
-                              "models/kernels/*.h"],
+                              "models/kernels/*.h", "reports/templates/*.html", "reports/templates/*.css",
+                              "reports/templates/*.js"],
                   "ms_vit.datasets": ["*.yaml", "*.md"]},
     install_requires=[
         "mindspore>=2.7,<2.11",
         "numpy<2",                                  # MindSpore's CPU kernels are built for NumPy 1
         "download",
         "jsonargparse[signatures]>=4.49,<5",        # 4.49 brought `instantiate`, 5 will drop what it replaced
+        "jinja2",
         "matplotlib",
         "pillow>=10.1",                             # 10.1 brought the scalable default font
         "pyyaml",

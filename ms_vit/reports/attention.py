@@ -4,6 +4,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
+from ms_vit.inference.recorder import Recording
 from ms_vit.models.config import ViTConfig
 
 COLOURS = matplotlib.colormaps["inferno"]       # dark to light in grey, too, and for the colour-blind
@@ -27,3 +28,15 @@ def overlay(picture: Image.Image, patches: np.ndarray, config: ViTConfig) -> Ima
     colours = 255 * COLOURS(share[..., 0])[..., :3].astype(np.float32)
     alpha = STRENGTH * np.sqrt(share)
     return Image.fromarray(np.uint8(np.round((1 - alpha) * grey + alpha * colours)))
+
+
+def heads_sheet(picture: Image.Image, recording: Recording, image: int, tile: int) -> Image.Image:
+    """One image's attention, a row a block from the first and a column a head: tiles that are `tile` pixels wide."""
+    blocks, _, heads, *_ = recording.attention.shape
+    small = picture.resize((tile, round(tile * picture.height / picture.width)))
+    sheet = Image.new("RGB", (heads * (tile + 2) - 2, blocks * (small.height + 2) - 2))
+    for block in range(blocks):
+        for head in range(heads):
+            drawn = overlay(small, recording.head(block, head)[image], recording.config)
+            sheet.paste(drawn, (head * (tile + 2), block * (small.height + 2)))
+    return sheet
