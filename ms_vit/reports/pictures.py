@@ -11,7 +11,7 @@ from ms_vit.data.layout import Layout
 from ms_vit.data.pipeline import Batches, numpy_batches
 from ms_vit.inference.recorder import Recorder
 from ms_vit.recipe import Recipe
-from ms_vit.reports.attention import heads_sheet, overlay
+from ms_vit.reports.attention import TILE, heads_sheet, overlay
 from ms_vit.reports.gallery import fit
 from ms_vit.runs.answers import Answers
 from ms_vit.weights.files import ModelSpec
@@ -21,7 +21,6 @@ EACH = 8            # mistakes, and hits
 AT_ONCE = 4         # images whose attention is in memory
 SAMPLES = 16        # of augmented images
 SHOWN = 224         # pixels: no picture on the page is larger
-TILE = 56           # pixels of a head's map
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class Shown:
         return shown(self.spec.preprocessing.view(ready))
 
     def heads(self, place: int) -> tuple[Image.Image, Image.Image] | None:
-        """An image and each of its heads' attention, a row a block; None where it can't be read."""
+        """An image and each head's attention in it, a row a head; None where it can't be read."""
         ready = self.prepare(self.answers.images[place])
         if ready is None:
             return None
