@@ -1,6 +1,7 @@
 """Folder -> batches: [B, C, H, W] float32 and labels [B] int32, by mindspore.dataset."""
 
 import contextlib
+import copy
 import hashlib
 import re
 from collections.abc import Collection, Iterator
@@ -165,6 +166,14 @@ class Batches:
             images = images.map(mirror, ["image", "flip"], ["image"], num_parallel_workers=1)
             images = images.project(["image", "label"])
         return images.skip(skip) if skip else images
+
+    def pictures(self, epoch: int, most: int = 16) -> np.ndarray:
+        """The first images of an epoch as they are augmented, as pixels again: [n, C, H, W] uint8."""
+        apart = copy.copy(self)
+        apart.fit = False       # the images in memory come in an epoch's order
+        (images, _), = numpy_batches(apart.epoch(epoch).take(1))
+        mean, std = (np.array(values).reshape(-1, 1, 1) for values in (self.whole.mean, self.whole.std))
+        return np.clip(np.rint(255 * (images[:most] * std + mean)), 0, 255).astype(np.uint8)
 
     def from_store(self, order: list[int]) -> ds.Dataset:
         return self.store.dataset(order, self.class_index, self.workers)
