@@ -15,8 +15,7 @@ EXPORTS = {     # formats of "ms-vit export" and what runs them
 }
 # The libraries whose weights are read, to compare with; one release of PyTorch and the torchvision that belongs to it.
 PARITY = ["timm>=1.0.16", "torch==2.13.0", "torchvision==0.28.0", "transformers"]
-
-TENSORBOARD = ["tensorboardX>=2.6"]    # writes events; TensorBoard itself shows them
+TENSORBOARD = ["tensorboardX>=2.6"]     # writes events; TensorBoard itself shows them
 
 setup(
     name="ms-vit",

@@ -77,8 +77,9 @@ class Display:
         shown: dict[str, Any] = {"leave": False, "disable": hushed}
         self.title, self.below = "", None
         if on_terminal():
-            self.bar = tqdm(**shown, desc=far, total=total, initial=done, dynamic_ncols=True, bar_format="{desc} |{bar}|")
-            self.below = tqdm(**shown, desc=how, dynamic_ncols=True, bar_format="{desc}{bar}")    # an empty bar: cut to fit
+            shown |= {"dynamic_ncols": True}
+            self.bar = tqdm(**shown, desc=far, total=total, initial=done, bar_format="{desc} |{bar}|")
+            self.below = tqdm(**shown, desc=how, bar_format="{desc}{bar}")      # what has a bar, though empty, is cut
         else:
             self.title = f"{title}: "
             self.bar = tqdm(**shown, **in_file(), total=total, initial=done, bar_format="{desc}{postfix}")
