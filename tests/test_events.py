@@ -63,15 +63,21 @@ def write(metrics: MetricsFile, steps: range, *, epoch: int, noise: float = 0.0)
 
 
 @pytest.mark.parametrize(("step", "epoch"), [(0, 0), (4, 0), (6, 0), (6, 1), (8, 1)])
-@pytest.mark.parametrize("killed", [True, False])
+@pytest.mark.parametrize("killed", [True, False])       # with what wasn't on the disk yet lost, or going back by itself
 def test_a_run_that_goes_on_from_a_checkpoint_shows_each_step_once(killed, step, epoch, tmp_path):
     """Step 6 ends an epoch; a checkpoint there may be older than what validation came to, or not."""
     metrics = opened(tmp_path / "run")
     metrics.rewind(TrainState())
     write(metrics, range(1, 7), epoch=1)
-    write(metrics, range(7, 11), epoch=2)
+    write(metrics, range(7, 9), epoch=2)
+    metrics.flush()         # of a checkpoint, which may be damaged now, so that an older one is taken
+    write(metrics, range(9, 11), epoch=2)
     if killed:
+        events, = (tmp_path / "run/events").iterdir()
+        on_disk = events.read_bytes()
         metrics.close()
+        assert len(events.read_bytes()) > len(on_disk)
+        events.write_bytes(on_disk)
         metrics = opened(tmp_path / "run")
     metrics.rewind(TrainState(step=step, epoch=epoch))
     if epoch == 0:

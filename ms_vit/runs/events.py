@@ -1,8 +1,10 @@
 """events/: what TensorBoard shows of a run."""
 
+import contextlib
 import math
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from ms_vit.errors import UsageError
 from ms_vit.progress import warn
 from ms_vit.runs.checkpoints import TrainState
 
-FLUSH = 5       # seconds between two writings to the disk
+EVERY = 5       # seconds after which what was written is to be seen
 OF_STEPS = {"loss": "train/loss", "lr": "train/lr", "grad_norm": "train/grad_norm",
             "images_per_second": "train/images_per_second", "data_wait": "train/data_wait"}
 OF_EPOCHS = {"val_loss": "val/loss", "val_top1": "val/top1", "val_top5": "val/top5"}
@@ -60,27 +62,33 @@ class Events:
 
     def record(self, **event: Any) -> None:
         now = time.time()
-        try:
+        with self.telling():
             if self.file is None:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 # Its name has whole seconds, and would be another's if this run was begun twice in one.
                 self.file = self.library.EventsWriter(str(self.folder / "events"), f".{time.time_ns()}")
             self.file.write_event(self.proto.Event(wall_time=now, **event))
-            if now - self.flushed > FLUSH:
-                self.flushed = now
+        if now - self.flushed > EVERY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Has on the disk what was written."""
+        self.flushed = time.time()
+        with self.telling():
+            if self.file is not None:
                 self.file.flush()
-        except OSError as error:
-            self.tell(error)
 
     def close(self) -> None:
-        if self.file is None:
-            return
-        try:
-            self.file.close()
-        except OSError as error:
-            self.tell(error)
+        with self.telling():
+            if self.file is not None:
+                self.file.close()
 
-    def tell(self, error: OSError) -> None:
-        if not self.told:
-            warn(f"can't write {self.folder} ({(error.strerror or str(error)).lower()}); training goes on without")
-        self.told = True
+    @contextlib.contextmanager
+    def telling(self) -> Iterator[None]:
+        """Tells, once, that something inside can't be written."""
+        try:
+            yield
+        except OSError as error:
+            if not self.told:
+                warn(f"can't write {self.folder} ({(error.strerror or str(error)).lower()}); training goes on without")
+            self.told = True

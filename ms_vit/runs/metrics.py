@@ -50,6 +50,11 @@ class MetricsFile:
         if self.events:
             self.events.rewind(state, last)
 
+    def flush(self) -> None:
+        """Has on the disk what `events` got, as it must be ahead of a checkpoint: a killed run goes on from that."""
+        if self.events:
+            self.events.flush()
+
     def close(self) -> None:
         if self.events:
             self.events.close()

@@ -398,6 +398,7 @@ class Trainer(Callback):
         self.look()
         self.count_seconds()
         if self.world.writes:
+            self.metrics.flush()
             about = {"recipe": self.recipe.as_dict(), "versions": folder.versions()}
             try:
                 self.checkpoints.save(self.state_dicts, self.spec, self.state, about)
