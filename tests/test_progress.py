@@ -138,7 +138,8 @@ def test_training_shows_all_that_is_to_be_known(root, tmp_path):        # noqa: 
 
 def test_a_quiet_run_says_nothing_and_a_quiet_failure_says_why(root, tmp_path):         # noqa: F811
     moments, code = shown(*train(root, tmp_path / "run", "--train.epochs=1", "--quiet", "--json"))
-    assert code == 0 and len(moments) == 1 and moments[0][0].startswith('{"run": ')
+    assert code == 0 and moments and {lines[0][:8] for lines in moments} == {'{"run": '}
+    assert moments[-1][-1].endswith("}")        # the result, and no line more
     moments, code = shown(*train(root, tmp_path / "run", "--train.epochs=1", "--quiet", "--optimizer.lr=7"))
     assert code == 2 and "trained with another recipe (optimizer.lr was " in "".join(moments[-1])
 
