@@ -58,9 +58,10 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
         from ms_vit.inference.robustness import CorruptedBatches
         from ms_vit.inference.scores import Scores
         from ms_vit.reports.figures import draw_robustness
+        from ms_vit.reports.page import show_run
         from ms_vit.runs.answers import ANSWERS
         from ms_vit.runs.checkpoints import model_file
-        from ms_vit.runs.results import holdout_of, results_folder, room_for
+        from ms_vit.runs.results import holdout_of, results_folder, room_for, run_of
 
         cli.at_least_one(batch_size=batch_size, workers=workers)
         corruptions = chosen(corrupt) if corrupt is not None else []
@@ -101,6 +102,8 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
     for mistake in scores.mistakes(labels):
         say(f"  {mistake}")
     say(f"per class and confusion: {out}")
+    if out.parent == run_of(weights):
+        show_run(out.parent)
     return Evaluation(scores.top1, scores.top5, scores.images, out, averaged.top1 if averaged else None,
                       robustness.mean if robustness else None)
 

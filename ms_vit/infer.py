@@ -66,6 +66,9 @@ def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path |
         raise DataError(f"no pictures in {', '.join(map(str, images))}")
 
     weights = model_file(Path(checkpoint))
+    if attention and weights.suffix == ".xml":
+        raise UsageError(f"{weights} doesn't hold the network that --attention looks into; give the weights that it "
+                         "was exported from, with --engine openvino")
     out = Path(out or results_folder(weights) / "predictions")
     with room_for(out / "predictions.jsonl"):
         predictor = Predictor(weights, model=model, device=device, batch_size=batch_size, engine=engine,
@@ -127,16 +130,13 @@ def answered(predictor: "Predictor", files: Sequence[tuple[Path, str | Path]], t
 
 
 class Looking:
-    """Draws what a predictor's network looks at, whatever engine answered. Raises UsageError without its weights."""
+    """Draws what a predictor's network looks at, whatever engine answered."""
 
     AT_ONCE = 4     # images whose attention is in memory
 
     def __init__(self, predictor: "Predictor", model: str | None):
         from ms_vit.inference.recorder import Recorder
 
-        if predictor.weights.suffix == ".xml":
-            raise UsageError(f"{predictor.weights} doesn't hold the network that --attention looks into; give the "
-                             "weights that it was exported from, with --engine openvino")
         self.recorder = Recorder.load(predictor.weights, model)
         self.preprocessing = predictor.spec.preprocessing
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ms_vit import cli, signals
+from ms_vit.errors import DataError
 from ms_vit.progress import say
 
 
@@ -30,6 +31,8 @@ def report(runs: list[str | Path], *, out: str | Path | None = None) -> Report:
     from ms_vit.runs.results import room_for
 
     folders = [Path(run) for run in runs]
+    if gone := [folder for folder in folders if not folder.is_dir()]:
+        raise DataError(f"{gone[0]} is not there; give a run folder")
     page = Path(out or folders[0] / (REPORT if len(folders) == 1 else COMPARISON))
     with room_for(page):
         use_device("CPU")

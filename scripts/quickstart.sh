@@ -16,4 +16,4 @@ echo "== 4/5 eval: every image of val/" >&2
 "$ms_vit" eval runs/digits --data data/digits --split val
 echo "== 5/5 infer: pictures it has never seen" >&2
 "$ms_vit" infer runs/digits data/digits/infer
-echo "== done. Look at runs/digits/curves.png and runs/digits/predictions/gallery.png" >&2
+echo "== done. Look at $root/runs/digits/report.html and $root/runs/digits/predictions/gallery.html in a browser" >&2

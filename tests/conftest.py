@@ -12,6 +12,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from browser import browser as browser
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -22,8 +23,9 @@ hypothesis.settings.load_profile("ms-vit")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Compiled kernels and graphs are kept beside pytest's own cache, not among the user's."""
+    """Compiled kernels and graphs are kept beside pytest's own cache, not among the user's. Runs are not shown."""
     os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("ms-vit"))
+    os.environ["MS_VIT_REPORT"] = "off"     # seconds of each of many runs; tests of reports ask for them
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -34,7 +34,7 @@ def fresh(tmp_path_factory):
 
 def bash(command: str, folder: Path) -> subprocess.CompletedProcess:
     done = subprocess.run(["bash", "-euc", command], cwd=folder, capture_output=True, text=True,
-                          env=os.environ | {"VENV": sys.prefix})
+                          env=os.environ | {"VENV": sys.prefix, "MS_VIT_REPORT": "on"})
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
@@ -48,9 +48,11 @@ def test_the_quickstart_reaches_97_percent_and_leaves_pictures(quickstart, fresh
     top1 = float(re.search(r"digits/val: top-1 ([\d.]+) %", quickstart.stderr)[1])
     assert top1 >= 97
     assert len(list((fresh / "runs/digits/predictions").glob("digit_*.png"))) == 20
-    for picture in ("curves.png", "predictions/gallery.png"):
-        with Image.open(fresh / "runs/digits" / picture) as opened:
-            opened.load()
+    for page in ("report.html", "predictions/gallery.html"):
+        assert str(fresh / "runs/digits" / page) in quickstart.stderr
+        assert (fresh / "runs/digits" / page).is_file()
+    with Image.open(fresh / "runs/digits/curves.png") as curves:
+        curves.load()
 
 
 def test_the_quickstart_can_be_run_again(quickstart, fresh):

@@ -188,7 +188,7 @@ def test_two_processes_share_a_run_and_one_writes_it(root, tmp_path, capsys):   
     first = train_as(Twins(0, sums=sums), root, tmp_path / "first", **{"train.epochs": 1})
     second = train_as(Twins(1, sums=sums), root, tmp_path / "second", **{"train.epochs": 1})
     assert not sums and first.steps == second.steps == STEPS
-    assert {"recipe.yaml", "metrics.jsonl", "checkpoints", "curves.png", "events"} <= {
+    assert {"recipe.yaml", "metrics.jsonl", "checkpoints", "answers.jsonl", "events"} <= {
         path.name for path in (tmp_path / "first").iterdir()}
     assert not (tmp_path / "second").exists() or not list((tmp_path / "second").iterdir())
     assert capsys.readouterr().err.count("epoch 1 of 1") == 2

@@ -28,7 +28,7 @@ from ms_vit.models.kernels import compiled, precision
 from ms_vit.models.vit import ViT
 from ms_vit.progress import say, warn
 from ms_vit.recipe import Recipe
-from ms_vit.reports.page import REPORT, write_report
+from ms_vit.reports.page import REPORT, show_run
 from ms_vit.runs import folder
 from ms_vit.runs.answers import ANSWERS
 from ms_vit.runs.checkpoints import AVERAGE, MODEL, OPTIMIZER, Checkpoints, TrainState, read_state
@@ -478,35 +478,22 @@ class Trainer(Callback):
             f"{scores.images:,} images, by the best epoch on {self.layout.val}")
 
     def finish(self) -> Training:
-        """Draws the curves, and says what the run came to. Raises DataError where its last checkpoint is missing."""
+        """Shows the run, and says what the run came to. Raises DataError where its last checkpoint is missing."""
         if self.save_failed:
             raise DataError(f"the last checkpoint of {self.run} couldn't be written: {self.save_failed}. Mend that, "
                             f"and the same command goes on from {self.checkpoints.newest()}")
         if self.seconds:
             say(f"training waited for data {100 * self.data_wait.share():.1f} % of the time, and saving took "
                 f"{100 * self.saving_seconds / self.seconds:.1f} %")
-        report = self.run / REPORT
-        if self.world.writes and (self.seconds or not report.is_file()):    # a killed run may have ended, but not here
-            self.report(report)
+        if self.world.writes and (self.seconds or not (self.run / REPORT).is_file()):   # one killed at its end has none
+            show_run(self.run)
         self.world.wait()
         best = self.state.best_top1
         chosen_by = "val" if self.layout.val.part == "all" else f"what is held out of {self.layout.val.folder}"
-        say(f"best top-1 on {chosen_by}: {100 * best:.2f} %; checkpoints, metrics and curves.png are in {self.run}")
+        say(f"best top-1 on {chosen_by}: {100 * best:.2f} %; checkpoints and metrics are in {self.run}")
         return Training(self.run, self.state.step, round(self.throughput.images_per_second, 1), best,
                         round(self.data_wait.share(), 4), round(self.state.seconds, 1), self.parameters,
                         self.state.precision)
-
-
-    def report(self, out: Path) -> None:
-        """Shows the run on a page. Whatever fails in that, the run is done."""
-        try:
-            missing = write_report([self.run], out)
-        except Exception as error:
-            warn(f"{out} couldn't be made ({error or type(error).__name__}); \"ms-vit report {self.run}\" tries again")
-            return
-        for line in missing:
-            say(f"not in {out}: {line}")
-        say(f"look at it in a browser: {out}")
 
 
 def workers(recipe: Recipe, state: TrainState) -> int:
