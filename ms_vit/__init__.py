@@ -18,6 +18,7 @@ _HOME = {verb: f"ms_vit.{verb}" for verb in _VERBS} | {
     "ViT": "ms_vit.models.vit",
     "create_model": "ms_vit.models.vit",
     "load_weights": "ms_vit.weights.loading",
+    "features": "ms_vit.inference.recorder",
 }
 __all__ = list(_HOME)
 

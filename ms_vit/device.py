@@ -1,8 +1,10 @@
 """The device at hand: choosing it, and what it can do."""
 
+import contextlib
 import glob
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from ms_vit.errors import UsageError
@@ -45,6 +47,19 @@ def use_device(device: str | None = None, *, deterministic: bool = False) -> str
     if deterministic and used != "CPU":
         ms.set_deterministic(True)
     return used
+
+
+@contextlib.contextmanager
+def eagerly() -> Iterator[None]:
+    """Has MindSpore run operation by operation inside: for what is done a few times, compiling takes longer."""
+    import mindspore as ms
+
+    before = ms.get_context("mode")
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    try:
+        yield
+    finally:
+        ms.set_context(mode=before)
 
 
 def parse(device: str) -> tuple[str, int | None]:

@@ -61,8 +61,11 @@ def conv_stem(w: dict[str, np.ndarray], x: np.ndarray, p: int, form: str) -> np.
 
 
 def vit(w: dict[str, np.ndarray], images: np.ndarray, *, patch_size: int, depth: int, num_heads: int, pool: str,
-        form: str) -> np.ndarray:
-    """Logits [B, C] by weights under timm's names."""
+        form: str, attention: list[np.ndarray] | None = None, tokens: list[np.ndarray] | None = None) -> np.ndarray:
+    """Logits [B, C] by weights under timm's names.
+
+    To `attention` are added the weights of each block, [B, H, N, N], and to `tokens` what leaves it, [B, N, D].
+    """
     w = {name: array.astype(np.float64) for name, array in w.items()}
     kernel, images = w["patch_embed.proj.weight"], images.astype(np.float64)
     stem = any(name.startswith("patch_embed.stem.") for name in w)
@@ -78,12 +81,16 @@ def vit(w: dict[str, np.ndarray], images: np.ndarray, *, patch_size: int, depth:
         qkv = y @ block["attn.qkv.weight"].T + block["attn.qkv.bias"]
         b, n, width = qkv.shape
         q, k, v = qkv.reshape(b, n, 3, num_heads, width // 3 // num_heads).transpose(2, 0, 3, 1, 4)
-        y = softmax(q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1])) @ v
-        y = y.transpose(0, 2, 1, 3).reshape(b, n, -1)
+        weights = softmax(q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1]))
+        if attention is not None:
+            attention.append(weights)
+        y = (weights @ v).transpose(0, 2, 1, 3).reshape(b, n, -1)
         x = x + y @ block["attn.proj.weight"].T + block["attn.proj.bias"]
         y = layer_norm(x, block["norm2.weight"], block["norm2.bias"])
         y = gelu(y @ block["mlp.fc1.weight"].T + block["mlp.fc1.bias"], form)
         x = x + y @ block["mlp.fc2.weight"].T + block["mlp.fc2.bias"]
+        if tokens is not None:
+            tokens.append(x)
     x = layer_norm(x, w["norm.weight"], w["norm.bias"])
     x = {"cls": x[:, 0], "mean": x.mean(1), "flatten": x.reshape(len(x), -1)}[pool]
     return x @ w["head.weight"].T + w["head.bias"]

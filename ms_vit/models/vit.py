@@ -50,10 +50,7 @@ class PatchEmbedding(nn.Cell):
 
 
 class FeedForward(nn.Cell):
-    """The MLP of a block: two linear layers with GELU between (sec. 3.1): [B, N, D] -> [B, N, D].
-
-    `gelu_twice` has another GELU after the second.
-    """
+    """The MLP of a block (sec. 3.1): two linear layers, GELU after one or `gelu_twice`: [B, N, D] -> [B, N, D]."""
 
     def __init__(self, dim: int, mlp_dim: int, *, dropout: float = 0.0, gelu: GeluKind = "exact",
                  gelu_twice: bool = False):
@@ -132,10 +129,14 @@ class EncoderBlock(nn.Cell):
             return self.fused(x, self.norm1.weight, self.norm1.bias, attn.qkv.weight, attn.qkv.bias, attn.proj.weight,
                               attn.proj.bias, self.norm2.weight, self.norm2.bias, mlp.fc1.weight, mlp.fc1.bias,
                               mlp.fc2.weight, mlp.fc2.bias)
+        return self.around(x, self.attn(x if self.post_norm else self.norm1(x)))
+
+    def around(self, x, attended):
+        """What the block makes of x and of what its attention made of it, each [B, N, D]."""
+        x = x + self.drop_path1(self.ls1(attended))
         if self.post_norm:
-            x = self.norm1(x + self.drop_path1(self.ls1(self.attn(x))))
+            x = self.norm1(x)
             return self.norm2(x + self.drop_path2(self.ls2(self.mlp(x))))
-        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
 
@@ -243,8 +244,5 @@ def token(count: int, dim: int) -> Parameter:
 
 
 def create_model(name: str, **changes: Any) -> ViT:
-    """A new ViT by a size's name and what differs from it, which are arguments of ViTConfig.
-
-    create_model("vit_tiny_patch16_224", num_classes=10, drop_path=0.1). Raises UsageError where there is no such one.
-    """
+    """A new ViT by a size's name and, as arguments of ViTConfig, what differs. Raises UsageError for what is none."""
     return ViT(configure(named(name), **changes))
