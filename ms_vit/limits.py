@@ -39,6 +39,7 @@ MAX_UPLOADS = 64                # pictures of a request
 MAX_FIELDS = 16                 # of its form besides, each of at most so many bytes:
 MAX_FIELD_BYTES = 1000
 MAX_REQUEST_SECONDS = 30        # for a request's head to come, for its body, for its answer to be taken
+MAX_ATTENTION_BYTES = 500_000_000       # of what one picture's attention takes; a ViT-B/16 at 384 pixels has 384 MB
 LARGE_PIXELS = 16_000_000       # pictures above it are decoded one at a time: one of MAX_PIXELS takes a gigabyte
 
 # --- weight files

@@ -40,7 +40,7 @@ def serve(checkpoint: str | Path, *, host: str = "127.0.0.1", port: int = 8000, 
 
         predictor = Predictor(checkpoint, model=model, device=device, batch_size=batch_size, singly=True, engine=engine,
                               precision=precision)
-        app = App(predictor, name=Path(checkpoint).resolve().name, top_k=top_k)
+        app = App(predictor, name=Path(checkpoint).resolve().name, top_k=top_k, model=model)
         known = hosts(listening)
         ready = (f"{app.name} answers at {address(listening)}{' to whoever reaches it' if '*' in known else ''}; Ctrl-C "
                  "ends it")

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -19,6 +18,7 @@ from starlette.routing import Route
 from ms_vit import __version__, limits
 from ms_vit.errors import DataError
 from ms_vit.inference.predictor import Predictor
+from ms_vit.serving.attention import Attention
 from ms_vit.serving.batching import TYPES, Batches, UnknownType
 from ms_vit.serving.bodies import Bodies
 
@@ -36,12 +36,13 @@ HEADERS = {
 class App:
     """Answers requests by a predictor, which is called `name` in /health; `top_k` classes where none asks otherwise."""
 
-    def __init__(self, predictor: Predictor, *, name: str, top_k: int):
+    def __init__(self, predictor: Predictor, *, name: str, top_k: int, model: str | None = None):
         self.predictor = predictor
         self.name = name
         self.top_k = top_k
         self.bodies = Bodies()
         self.batches = Batches(predictor)
+        self.attention = Attention(predictor, model)
 
     def application(self, hosts: Sequence[str]) -> Starlette:
         """The ASGI application, for requests that name one of `hosts` as whom they ask ("*" for all)."""
@@ -66,31 +67,33 @@ class App:
             "status": "ok", "version": __version__, "model": self.name,
             "classes": spec.config.num_classes, "image_size": spec.preprocessing.sides,
             "batch_size": self.predictor.batch_size, "top_k": self.top_k, "types": TYPES,
-            "max_bytes": limits.MAX_BODY_BYTES, "max_images": limits.MAX_UPLOADS,
+            "attention": not self.attention.missing, "max_bytes": limits.MAX_BODY_BYTES, "max_images": limits.MAX_UPLOADS,
             "under_way": self.bodies.requests, "answered": self.batches.answered})
 
     async def predict(self, request: Request) -> Response:
-        """{"answers": [...]}, a picture each, as the lines of predictions.jsonl."""
+        """{"answers": [...]}, a picture each, as the lines of predictions.jsonl; with "attention" if that is asked for."""
         if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             raise HTTPException(403, "a page of another site asks")     # by a browser, which says so
         top_k = whole(request.query_params.get("top_k", str(self.top_k)), "top_k")
+        attention = self.attention if request.query_params.get("attention", "0") != "0" else None
+        if attention and attention.missing:
+            raise HTTPException(400, attention.missing)
         try:
             async with self.bodies.pictures(request) as pictures:
-                rows = await asyncio.gather(*(self.batches(file, name) for name, file in pictures),
-                                            return_exceptions=True)     # their files are open until all are done
+                found = await asyncio.gather(*(self.batches(file, name, attention) for name, file in pictures),
+                                             return_exceptions=True)     # their files are open until all are done
         except ClientDisconnect:
             return Response(status_code=400)        # which nobody hears
-        for row in rows:
-            if isinstance(row, DataError):
-                raise HTTPException(415 if isinstance(row, UnknownType) else 422, str(row)) from row
-            if isinstance(row, BaseException):
-                raise row
-        return JSONResponse({"answers": [self.answer(name, row, top_k) for (name, _), row in
-                                         zip(pictures, rows, strict=True)]})
-
-    def answer(self, name: str, row: np.ndarray, top_k: int) -> dict[str, Any]:
-        """A line of predictions.jsonl."""
-        return {"image": name, "predictions": [asdict(prediction) for prediction in self.predictor.top(row, top_k)]}
+        answers = []
+        for (name, _), each in zip(pictures, found, strict=True):
+            if isinstance(each, DataError):
+                raise HTTPException(415 if isinstance(each, UnknownType) else 422, str(each)) from each
+            if isinstance(each, BaseException):
+                raise each
+            logits, drawn = each
+            predictions = [asdict(prediction) for prediction in self.predictor.top(logits, top_k)]
+            answers.append({"image": name, "predictions": predictions} | ({"attention": drawn} if drawn else {}))
+        return JSONResponse({"answers": answers})
 
 
 def whole(text: str, name: str) -> int:

@@ -6,7 +6,7 @@ import io
 import threading
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
@@ -26,6 +26,9 @@ GATHER_SECONDS = 0.005      # that a batch waits for pictures which are just bei
 
 class UnknownType(DataError):
     """A picture is of none of TYPES."""
+
+
+Then = Callable[[np.ndarray, np.ndarray], str]      # a prepared picture and its logits -> something more
 
 
 class Batches:
@@ -62,8 +65,11 @@ class Batches:
         for count in (1, self.predictor.batch_size):
             self.predictor.logits(np.stack([blank] * count))
 
-    async def __call__(self, file: BinaryIO, name: str) -> np.ndarray:
-        """A picture's logits, [num_classes]. Raises UnknownType, or DataError, which calls it by its name."""
+    async def __call__(self, file: BinaryIO, name: str, then: Then | None = None) -> tuple[np.ndarray, str | None]:
+        """A picture's logits, [num_classes], and what `then`, in the network's thread, makes of it.
+
+        Raises UnknownType, or DataError, which calls the picture by its name.
+        """
         loop = asyncio.get_running_loop()
         async with self.room:
             self.decoding += 1
@@ -74,7 +80,8 @@ class Batches:
                 self.changed.set()
             answer: asyncio.Future[np.ndarray] = loop.create_future()
             self.ready.append((prepared, answer))
-            return await answer
+            logits = await answer
+            return logits, then and await loop.run_in_executor(self.network, then, prepared, logits)
 
     def prepare(self, file: BinaryIO, name: str) -> np.ndarray:
         """A picture as the network wants it, [C, H, W] float32. Raises as __call__."""

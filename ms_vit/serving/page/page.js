@@ -21,6 +21,7 @@ async function introduce() {
   at("model").textContent = `${server.model}: ${server.classes.toLocaleString("en")} classes, `
     + `pictures seen as ${width} × ${height}`;
   document.title = `${server.model} – ms-vit`;
+  at("looking").hidden = !server.attention;
   at("limits").textContent = `${server.types.join(", ")}, up to ${megabytes(server.max_bytes)} each. `
     + "They go to this server, and nowhere else.";
 }
@@ -42,8 +43,9 @@ async function work() {
   while (waiting.length) {
     const {file, card} = waiting.shift();
     try {
-      const {predictions} = await ask(file);
+      const {predictions, attention} = await ask(file);
       show(card, predictions);
+      if (attention) look(card, attention, predictions[0].name);
       named++;
       tell(`${predictions[0].name}, ${percent(predictions[0].probability)}`);
     } catch (error) {
@@ -62,7 +64,7 @@ async function ask(file) {
   for (let times = 0; ; times++) {
     let response;
     try {
-      response = await fetch("predict", {method: "POST", body: form});
+      response = await fetch(`predict?attention=${Number(at("attention").checked)}`, {method: "POST", body: form});
     } catch {
       throw new Error("The server doesn't answer; is it still running?");
     }
@@ -78,13 +80,13 @@ async function ask(file) {
 
 function card(file) {
   const article = at("answer").content.firstElementChild.cloneNode(true);
-  const figure = article.querySelector("figure"), image = article.querySelector("img");
+  const pictures = article.querySelector(".pictures"), image = article.querySelector("img");
   article.querySelector("h3").textContent = file.name || "pasted picture";
   article.querySelector(".note").textContent = "…";
   article.setAttribute("aria-busy", "true");
   image.alt = `The picture ${file.name}`;
   image.onload = () => image.classList.toggle("tiny", Math.max(image.naturalWidth, image.naturalHeight) < TINY);
-  image.onerror = () => figure.classList.add("none");       // of a type that this browser doesn't show
+  image.onerror = () => pictures.classList.add("none");       // of a type that this browser doesn't show
   image.src = URL.createObjectURL(file);
   list.prepend(article);
   return article;
@@ -104,6 +106,20 @@ function show(article, predictions) {
     item.append(name, part("percent", percent(found.probability)), track);
     return item;
   }));
+}
+
+function look(article, drawn, name) {
+  const figure = document.createElement("figure"), image = document.createElement("img");
+  const caption = document.createElement("figcaption");
+  image.src = drawn;
+  image.alt = "The picture as the network saw it, brighter where it speaks for the answer";
+  caption.textContent = `What speaks for “${name}”`;
+  caption.dir = "auto";
+  figure.append(image, caption);
+  const pictures = article.querySelector(".pictures");
+  pictures.classList.remove("none");
+  pictures.append(figure);
+  article.classList.add("looked");
 }
 
 function part(kind, text) {
