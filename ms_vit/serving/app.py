@@ -22,11 +22,12 @@ from ms_vit.serving.attention import Attention
 from ms_vit.serving.batching import TYPES, Batches, UnknownType
 from ms_vit.serving.bodies import Bodies
 
-PAGE = {"/": ("index.html", "text/html"), "/page.css": ("page.css", "text/css"), "/page.js": ("page.js", "text/javascript")}
+PAGE = {"/": ("index.html", "text/html"), "/page.css": ("page.css", "text/css"),
+        "/page.js": ("page.js", "text/javascript")}
 HEADERS = {
     # The page asks nobody but us, nobody frames it, and what a stranger names a class is no code of it.
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-                               "img-src 'self' blob: data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src "
+                               "blob: data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
@@ -67,11 +68,12 @@ class App:
             "status": "ok", "version": __version__, "model": self.name,
             "classes": spec.config.num_classes, "image_size": spec.preprocessing.sides,
             "batch_size": self.predictor.batch_size, "top_k": self.top_k, "types": TYPES,
-            "attention": not self.attention.missing, "max_bytes": limits.MAX_BODY_BYTES, "max_images": limits.MAX_UPLOADS,
+            "attention": not self.attention.missing,
+            "max_bytes": limits.MAX_BODY_BYTES, "max_images": limits.MAX_UPLOADS,
             "under_way": self.bodies.requests, "answered": self.batches.answered})
 
     async def predict(self, request: Request) -> Response:
-        """{"answers": [...]}, a picture each, as the lines of predictions.jsonl; with "attention" if that is asked for."""
+        """{"answers": [...]}, for each picture a line of predictions.jsonl, with "attention" where that is asked."""
         if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             raise HTTPException(403, "a page of another site asks")     # by a browser, which says so
         top_k = whole(request.query_params.get("top_k", str(self.top_k)), "top_k")
@@ -98,7 +100,7 @@ class App:
 
 def whole(text: str, name: str) -> int:
     """A number above 0. Raises HTTPException where the text is none."""
-    if not (text.isascii() and text.isdecimal() and 0 < int(text[:9])):
+    if not (text.isascii() and text.isdecimal() and int(text[:9]) > 0):
         raise HTTPException(400, f"{name} must be a whole number from 1, not {text[:20]!r}")
     return int(text[:9])
 

@@ -52,5 +52,5 @@ def seen(prepared: np.ndarray, preprocessing: Preprocessing) -> Image.Image:
     """The picture that was made ready for the network, [C, H, W] float32, as one to look at."""
     pixels = prepared.transpose(1, 2, 0)
     if any("Normalize(" in text for text in preprocessing.transforms):
-        pixels = pixels * np.float32(preprocessing.std) + np.float32(preprocessing.mean)
+        pixels = pixels * np.array(preprocessing.std) + np.array(preprocessing.mean)
     return Image.fromarray(np.uint8(np.round(255 * np.clip(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), 0, 1))))

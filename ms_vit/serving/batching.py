@@ -6,7 +6,7 @@ import io
 import threading
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
@@ -81,7 +81,7 @@ class Batches:
             answer: asyncio.Future[np.ndarray] = loop.create_future()
             self.ready.append((prepared, answer))
             logits = await answer
-            return logits, then and await loop.run_in_executor(self.network, then, prepared, logits)
+            return logits, await loop.run_in_executor(self.network, then, prepared, logits) if then else None
 
     def prepare(self, file: BinaryIO, name: str) -> np.ndarray:
         """A picture as the network wants it, [C, H, W] float32. Raises as __call__."""
@@ -95,9 +95,10 @@ class Batches:
         while True:
             await self.gather()
             batch = [self.ready.popleft() for _ in range(min(len(self.ready), self.predictor.batch_size))]
+            rows: Sequence[np.ndarray | Exception]
             try:
                 images = np.stack([prepared for prepared, _ in batch])
-                rows = await loop.run_in_executor(self.network, self.predictor.logits, images)
+                rows = list(await loop.run_in_executor(self.network, self.predictor.logits, images))
             except Exception as error:      # of an engine, for want of memory: the next batch may well be answered
                 rows = [error] * len(batch)
             for (_, answer), row in zip(batch, rows, strict=True):

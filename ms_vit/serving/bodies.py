@@ -15,7 +15,7 @@ from ms_vit import limits
 from ms_vit.errors import one_line
 
 FORM, IMAGE = "multipart/form-data", "image/"
-HOW = f'send a form ({FORM}) with pictures under "image", or a picture as it is with its type (Content-Type: image/jpeg)'
+HOW = f'send a form ({FORM}) with pictures under "image", or a picture with its type (Content-Type: image/jpeg)'
 Picture = tuple[str, BinaryIO]      # what it is called, and its file
 
 

@@ -18,16 +18,18 @@ from ms_vit.signals import Stop
 
 def bound(host: str, port: int) -> socket.socket:
     """A socket at this address, which doesn't listen yet; port 0 is a free one. Raises UsageError."""
+    if not 0 <= port <= 65_535:
+        raise UsageError(f"--port must be from 0, which takes a free one, to 65535, not {port}")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, kind, protocol)
-    except (OSError, OverflowError, UnicodeError) as error:
-        raise UsageError(f"--host {host} is no address of this machine ({reason(error)}); leave it out for this machine "
-                         "alone, or give 0.0.0.0 for all that reach it") from error
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"--host {host} is no address ({reason(error)}); leave it out to serve this machine alone, or "
+                         "give 0.0.0.0 to serve all that reach it") from error
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)     # after a server that has just ended
         found.bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         found.close()
         raise UsageError(f"can't listen on {host}, port {port} ({reason(error)}); --port 0 takes a free one") from error
     return found
