@@ -1,5 +1,6 @@
 """ms-vit serve: a web page and a JSON endpoint that name what is on pictures."""
 
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,6 +33,8 @@ def serve(checkpoint: str | Path, *, host: str = "127.0.0.1", port: int = 8000, 
     cli.at_least_one(batch_size=batch_size, top_k=top_k)
     if missing := [name.replace("_", "-") for name in NEEDED if not find_spec(name)]:
         raise UsageError(f'ms-vit serve needs {" and ".join(missing)}; run: pip install "ms-vit[serve]"')
+    # In blocks of 16 MB, Pillow's own, a large picture's memory would stay with us; larger ones go back to the system.
+    os.environ.setdefault("PILLOW_BLOCK_SIZE", "128m")
     from ms_vit.serving.server import Server, address, bound, hosts
 
     with signals.caught() as stop, bound(host, port) as listening:

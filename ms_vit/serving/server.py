@@ -50,7 +50,8 @@ def hosts(listening: socket.socket) -> list[str]:
     host = listening.getsockname()[0]
     if not ipaddress.ip_address(host).is_loopback:
         return ["*"]
-    return ["localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host]
+    # Of "[::1]:8000" Starlette before 1.8 sees "[" alone, with which no name begins that others could give us.
+    return ["localhost", "127.0.0.1", "[::1]", "[", f"[{host}]" if ":" in host else host]
 
 
 class Connection(H11Protocol):
