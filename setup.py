@@ -29,14 +29,16 @@ setup(
     python_requires=">=3.10,<3.13",                 # what MindSpore has wheels for
     packages=[*find_packages(include=["ms_vit", "ms_vit.*"]), "ms_vit.datasets"],
     package_dir={"ms_vit.datasets": "datasets"},    # the cards live in the open, and are installed with the package
-    package_data={"ms_vit": ["recipes/*.yaml", "data/imagenet1k.txt", "models/kernels/*.cc", "models/kernels/*.h",
-                              "serving/page/*"],
+    package_data={"ms_vit": ["recipes/*.yaml", "data/imagenet1k.txt", "models/kernels/*.cc",
+                              "models/kernels/*.h", "reports/templates/*.html", "reports/templates/*.css",
+                              "reports/templates/*.js", "serving/page/*"],
                   "ms_vit.datasets": ["*.yaml", "*.md"]},
     install_requires=[
         "mindspore>=2.7,<2.11",
         "numpy<2",                                  # MindSpore's CPU kernels are built for NumPy 1
         "download",
         "jsonargparse[signatures]>=4.49,<5",        # 4.49 brought `instantiate`, 5 will drop what it replaced
+        "jinja2",
         "matplotlib",
         "pillow>=10.1",                             # 10.1 brought the scalable default font
         "pyyaml",

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.jobs import Shape, vit
+from benchmarks.jobs import vit
 from benchmarks.processes import NETWORKS, Row, exchanged
 from benchmarks.report import RESULTS, around, markdown
 from ms_vit import cli
+from ms_vit.models.config import ViTConfig
+from ms_vit.models.costs import forward_flops
 from ms_vit.progress import say
 from ms_vit.writing import write_whole
 
@@ -28,13 +30,13 @@ class Network:
     """A ViT that is trained; `parameters` are its number."""
 
     title: str
-    shape: Shape
+    shape: ViTConfig
     parameters: int
 
     @property
     def flops(self) -> int:
         """Of one image in training: three forward passes."""
-        return 3 * self.shape.flops
+        return 3 * forward_flops(self.shape)
 
 
 @dataclass(frozen=True)

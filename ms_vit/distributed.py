@@ -36,6 +36,12 @@ class World:
         """This process's samples of an evaluation: each sample is some process's, whether or not they divide."""
         return list(order)[self.rank::self.size]
 
+    def collect(self, values: np.ndarray, count: int) -> np.ndarray:
+        """What came of the samples that `scatter` gave out, in the order before it: [n, ...] -> [count, ...]."""
+        missing = -(-count // self.size) - len(values)
+        filled = np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)])
+        return self.gather(filled).swapaxes(0, 1).reshape(-1, *values.shape[1:])[:count]
+
     def seed(self, seed: int) -> int:
         """A seed for what each process draws for itself; a single process's is the recipe's own."""
         return seed if self.rank == 0 else int(np.random.SeedSequence((seed, self.rank)).generate_state(1)[0])

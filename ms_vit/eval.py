@@ -57,7 +57,8 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
         from ms_vit.inference.predictor import Predictor, score
         from ms_vit.inference.robustness import CorruptedBatches
         from ms_vit.inference.scores import Scores
-        from ms_vit.reports.robustness import draw_robustness
+        from ms_vit.reports.figures import draw_robustness
+        from ms_vit.runs.answers import ANSWERS
         from ms_vit.runs.checkpoints import model_file
         from ms_vit.runs.results import holdout_of, results_folder, room_for
 
@@ -88,6 +89,7 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
             if robustness:
                 about["corrupted"] = robustness.as_dict()
                 draw_robustness(robustness, scores.top1, out.with_name("corrupt.png"), results_folder(weights).name)
+            scores.answers(part, batches.taken_names, weights).write(out.with_name(ANSWERS), labels)
             out.write_text(json.dumps(about, indent=1))
 
     say(f"{part}: top-1 {100 * scores.top1:.2f} %, top-5 {100 * scores.top5:.2f} % "

@@ -3,13 +3,13 @@
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ms_vit import cli, signals
-from ms_vit.errors import DataError
+from ms_vit.errors import DataError, UsageError
 from ms_vit.progress import say, track
 
 if TYPE_CHECKING:       # imported where they are used, so that a wrong option is told at once
@@ -31,8 +31,8 @@ class Inference:
 @signals.caught()        # MindSpore's threads, which begin when it is imported, inherit that
 def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path | None = None, top_k: int = 5,
           batch_size: int = 32, model: str | None = None, device: str | None = None,
-          engine: str = "mindspore", precision: str = "float32") -> Inference:
-    """Name what is on pictures: probabilities in predictions.jsonl, and each picture with its answer drawn on it.
+          engine: str = "mindspore", precision: str = "float32", attention: bool = False) -> Inference:
+    """Name what is on pictures: predictions.jsonl, each picture with its answer drawn on it, a page of them all.
 
     Args:
         checkpoint: a run folder (its best checkpoint), one of its checkpoints, a weight file, or OpenVINO's .xml.
@@ -46,12 +46,14 @@ def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path |
             run on the CPU, by an export that is made once and kept beside the weights.
         precision: of matrix products - float32; bfloat16, faster, on a CPU with AVX512-BF16 and an Ascend from the 910B
             on, not by onnx; float16, for GPU and Ascend.
+        attention: also draw what the network looks at in each picture, as NAME-attention.jpg: through all blocks, what
+            spoke for its answer, and head by head. It takes several times as long.
     """
     from ms_vit.data.folder import images_in
     from ms_vit.data.threads import AHEAD, in_order, thread_pool
     from ms_vit.device import cpu_count
     from ms_vit.inference.predictor import Predictor
-    from ms_vit.reports.gallery import Drawing, Places, contact_sheet
+    from ms_vit.reports.gallery import GALLERY, LISTING, Drawing, Places, write_gallery
     from ms_vit.runs.checkpoints import model_file
     from ms_vit.runs.results import results_folder, room_for
 
@@ -68,15 +70,19 @@ def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path |
     with room_for(out / "predictions.jsonl"):
         predictor = Predictor(weights, model=model, device=device, batch_size=batch_size, engine=engine,
                               precision=precision)
+        looking = Looking(predictor, model) if attention else None
         with (out / "predictions.jsonl").open("w") as lines, thread_pool() as pool:
             listing = Listing(lines)
-            drawings = listing.drawings(answered(predictor, files, top_k, pool), out, Places(out / "gallery.png"))
+            answers = answered(predictor, files, top_k, pool)
+            drawings = listing.drawings(looking.at(answers) if looking else answers, out,
+                                        Places(out / GALLERY, out / LISTING))
             drawn = list(in_order(pool, Drawing.save, drawings, AHEAD * cpu_count()))
     if not drawn:
         raise DataError(f"none of {len(files)} files could be read as a picture: {listing.failed[0]}")
-    contact_sheet(drawn, out / "gallery.png")
+    write_gallery(drawn, predictor.spec.labels.names, out)
     say(f"{len(drawn)} pictures named, {len(listing.failed)} left out; annotated pictures and predictions.jsonl are in "
         f"{out}")
+    say(f"look at them in a browser: {out / GALLERY}")
     return Inference(len(drawn), len(listing.failed), out)
 
 
@@ -92,6 +98,7 @@ class Look:
     ready: Any = None       # np.ndarray
     shown: Any = None       # PIL.Image.Image
     error: str = ""
+    attention: Any = None   # PIL.Image.Image
 
 
 def look(predictor: "Predictor", file: Path, name: str | Path) -> Look:
@@ -119,6 +126,40 @@ def answered(predictor: "Predictor", files: Sequence[tuple[Path, str | Path]], t
         yield from zip(seen, predictor.answer([found.ready for found in seen], top_k), strict=True)
 
 
+class Looking:
+    """Draws what a predictor's network looks at, whatever engine answered. Raises UsageError without its weights."""
+
+    AT_ONCE = 4     # images whose attention is in memory
+
+    def __init__(self, predictor: "Predictor", model: str | None):
+        from ms_vit.inference.recorder import Recorder
+        from ms_vit.weights.loading import load_model
+
+        if predictor.weights.suffix == ".xml":
+            raise UsageError(f"{predictor.weights} doesn't hold the network that --attention looks into; give the "
+                             "weights that it was exported from, with --engine openvino")
+        self.recorder = Recorder(load_model(predictor.weights, model)[0])
+        self.preprocessing = predictor.spec.preprocessing
+
+    def at(self, answers: "Iterable[tuple[Look, list[Prediction]]]") -> "Iterator[tuple[Look, list[Prediction]]]":
+        """The same answers, some at a time, with what is looked at."""
+        import numpy as np
+
+        from ms_vit.reports.attention import drawn
+        from ms_vit.reports.gallery import fit
+
+        rest = iter(answers)
+        while part := list(islice(rest, self.AT_ONCE)):
+            yield from (pair for pair in part if pair[0].error)
+            seen = [pair for pair in part if not pair[0].error]
+            if seen:
+                recording = self.recorder(np.stack([found.ready for found, _ in seen]),
+                                          [answer[0].index for _, answer in seen])
+            for number, (found, answer) in enumerate(seen):
+                view = fit(self.preprocessing.view(found.ready))
+                yield replace(found, attention=drawn(view, recording, number, answer[0].name)), answer
+
+
 class Listing:
     """Lists each picture for people, and in predictions.jsonl, `lines`; `failed` says what was wrong with some."""
 
@@ -129,7 +170,7 @@ class Listing:
     def drawings(self, answers: "Iterable[tuple[Look, list[Prediction]]]", out: Path,
                  places: "Places") -> "Iterator[Drawing]":
         """What is to be drawn of these answers, each once it is told."""
-        from ms_vit.reports.gallery import Drawing
+        from ms_vit.reports.gallery import LISTING, Drawing
 
         for found, answer in answers:
             if found.error:
@@ -140,7 +181,12 @@ class Listing:
             self.write({"image": str(found.file), "predictions": [asdict(prediction) for prediction in answer]})
             best = answer[0]
             say(f"{found.file}: {best.name} {100 * best.probability:.1f} % ({best.index})")
-            yield Drawing(places.free(out / found.name), found.shown, best.name, best.probability)
+            place = places.free(out / found.name)
+            thumbnail = places.free(out / LISTING.parent / f"{place.relative_to(out)}.jpg")
+            looked_at = place.with_name(f"{place.stem}-attention.jpg")
+            yield Drawing(place, thumbnail, found.shown, best.name,
+                          [(prediction.index, prediction.probability) for prediction in answer],
+                          (places.free(looked_at), found.attention) if found.attention is not None else None)
 
     def write(self, entry: dict[str, Any]) -> None:
         self.lines.write(json.dumps(entry) + "\n")

@@ -39,6 +39,16 @@ def track(items: Iterable[T], title: str, unit: str, total: int | None = None) -
             bar.update()
 
 
+def duration(seconds: float) -> str:
+    """A length of time as people say it: 42 s, 3 min 10 s, 2 h 5 min."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
 def say(text: str) -> None:
     """A line for people, on stderr: stdout is for results."""
     tqdm.write(one_line(text) + "\n", file=sys.stderr, end="")      # in one piece: a signal may come at any time

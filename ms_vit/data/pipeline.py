@@ -111,9 +111,14 @@ class Batches:
         return -(-len(self.world.scatter(self.taken.tolist())) // self.own_batch_size)
 
     @property
+    def taken_names(self) -> list[str]:
+        """CLASS/NAME of each image; an evaluation of all processes together goes in this order."""
+        return [self.names[index] for index in self.taken]
+
+    @property
     def fingerprint(self) -> str:
         """A hash of the images' names."""
-        names = "\n".join(self.names[index] for index in self.taken)
+        names = "\n".join(self.taken_names)
         return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()[:16]
 
     def order(self, epoch: int) -> list[int]:

@@ -126,6 +126,18 @@ class Preprocessing:
         texts = [str(each) for each in operations]
         return replace(self, transforms=texts[:count]), replace(self, transforms=texts[count:])
 
+    def view(self, ready: np.ndarray) -> Image.Image:
+        """The picture that a network sees: its input [C, H, W] float32, no longer normalised, as RGB or grey."""
+        normalize = next((each.given() for each in self.parsed if each.name == "Normalize"), None)
+        if normalize:
+            mean, std = (np.reshape(bound(normalize[key], self.names), (-1, 1, 1)) for key in ("mean", "std"))
+            pixels = ready * std + mean
+        else:
+            low, high = ready.min(), ready.max()
+            pixels = 255 * (ready - low) / ((high - low) or 1)
+        pixels = np.clip(np.round(pixels), 0, 255).astype(np.uint8)
+        return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+
     def apply(self, operations: list[Any], image: Image.Image) -> np.ndarray:
         """What `operations`, these, make of a picture that is decoded already, by `at_least`: [C, H, W] float32."""
         first = self.parsed[0]

@@ -58,15 +58,15 @@ class Recorder:
         self.net = net
         self.forward = Recorded(net)
 
-    def __call__(self, images: np.ndarray, classes: Sequence[int] | None = None) -> Recording:
+    def __call__(self, images: np.ndarray, classes: Sequence[int] | np.ndarray | None = None) -> Recording:
         """What is attended to in `images`, and how that speaks for `classes`, one each; else for the likeliest one."""
         config, count = self.net.config, len(images)
         tokens = config.extra_tokens + config.patches
         nudges = ms.Tensor(np.zeros((config.depth, count, config.num_heads, tokens, tokens), np.float32))
         with predicting(self.net):
             if classes is None:
-                classes = self.net(ms.Tensor(images)).asnumpy().argmax(1).tolist()
-            wanted = ms.Tensor(np.eye(config.num_classes, dtype=np.float32)[list(classes)])
+                classes = self.net(ms.Tensor(images)).asnumpy().argmax(1)
+            wanted = ms.Tensor(np.eye(config.num_classes, dtype=np.float32)[np.asarray(classes)])
             both = ms.value_and_grad(self.forward, grad_position=1, weights=None, has_aux=True)
             (_, logits, attention), gradients = both(ms.Tensor(images), nudges, wanted)
         return Recording(config, logits.asnumpy(), attention.asnumpy(), gradients.asnumpy())

@@ -1,11 +1,14 @@
 """Top-1, top-5, per class and confusion, counted over every image."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ms_vit.data.labels import Labels
+from ms_vit.data.layout import Split
 from ms_vit.distributed import World
+from ms_vit.runs.answers import Answers
 
 
 class Scores:
@@ -16,6 +19,8 @@ class Scores:
         self.in_top5 = np.zeros(classes, np.int64)                  # by true class
         self.loss_sum = 0.0
         self.seconds = 0.0          # that it took to make them
+        # Of each batch, image by image: true classes [n], most probable classes and their probabilities [n, 5].
+        self.told: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def add(self, logits: np.ndarray, labels: np.ndarray) -> None:
         logits = logits.astype(np.float64)
@@ -26,11 +31,16 @@ class Scores:
         shifted = logits - logits.max(1, keepdims=True)
         log_sum = np.log(np.exp(shifted).sum(1))
         self.loss_sum += float((log_sum - shifted[np.arange(len(labels)), labels]).sum())
+        likely = np.exp(np.take_along_axis(shifted, order, 1) - log_sum[:, None])
+        self.told.append((labels.astype(np.int32), order.astype(np.int32), likely.astype(np.float32)))
 
     def over(self, world: World) -> "Scores":
         """The same of the images of all processes; each must call it."""
         self.confusion, self.in_top5 = world.sum(self.confusion), world.sum(self.in_top5)
         self.loss_sum = float(world.sum(np.array(self.loss_sum)))
+        labels, top, probabilities = (world.collect(np.concatenate(part), self.images)
+                                      for part in zip(*self.told, strict=True))
+        self.told = [(labels, top, probabilities)]
         return self
 
     @property
@@ -51,6 +61,11 @@ class Scores:
     def loss(self) -> float:
         """Mean cross-entropy, without label smoothing."""
         return self.loss_sum / self.images
+
+    def answers(self, split: Split, images: list[str], weights: Path) -> Answers:
+        """The same image by image; images: CLASS/NAME of each, in the order in which they came."""
+        labels, top, probabilities = (np.concatenate(part) for part in zip(*self.told, strict=True))
+        return Answers(split, weights, images, labels, top, probabilities)
 
     def as_dict(self, labels: Labels) -> dict[str, Any]:
         """Everything, for eval.json. Classes without an image are left out; so are zeros of the confusion."""

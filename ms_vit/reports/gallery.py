@@ -1,15 +1,23 @@
-"""Pictures with their answers drawn on them."""
+"""Pictures with their answers drawn on them, and a page of them all."""
 
-import math
-from dataclasses import dataclass
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import quote
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ms_vit.reports.templates import render
+from ms_vit.writing import write_whole
+
+GALLERY = "gallery.html"
+LISTING = Path("gallery/pictures.js")   # what the page lists, beside the thumbnails
+
 SMALLEST = 192      # pixels: below it a label can't be read, so tiny pictures are enlarged
 LARGEST = 1024
-TILE = 160
-MOST_TILES = 100
+TILE = 160          # pixels of a thumbnail
 
 
 def fit(picture: Image.Image) -> Image.Image:
@@ -37,17 +45,54 @@ def annotate(picture: Image.Image, name: str, probability: float) -> Image.Image
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture, the answer to draw on it, and where the two are saved."""
+    """A picture with its answers, the first of which is drawn on it, and where all of that is saved.
+
+    answers: index of the class and probability, the most probable first. attention: what is looked at in it, as a
+    picture of its own, and the place for that.
+    """
 
     place: Path
+    thumbnail: Path
     picture: Image.Image
     name: str
-    probability: float
+    answers: list[tuple[int, float]]
+    attention: tuple[Path, Image.Image] | None = None
 
-    def save(self) -> Path:
-        self.place.parent.mkdir(parents=True, exist_ok=True)
-        annotate(self.picture, self.name, self.probability).save(self.place)
-        return self.place
+    def save(self) -> "Drawing":
+        """Returns the same without the pictures, which may be large."""
+        for place in (self.place, self.thumbnail):
+            place.parent.mkdir(parents=True, exist_ok=True)
+        annotate(self.picture, self.name, self.answers[0][1]).save(self.place)
+        small = self.picture.convert("RGB")
+        small.thumbnail((TILE, TILE))
+        small.save(self.thumbnail, quality=80)
+        if self.attention:
+            self.attention[1].save(self.attention[0], quality=85)
+        gone = Image.new("1", (1, 1))
+        return replace(self, picture=gone, attention=(self.attention[0], gone) if self.attention else None)
+
+
+def write_gallery(drawn: Sequence[Drawing], names: Sequence[str], out: Path) -> None:
+    """gallery.html: all that was drawn, page by page, with filters; names: of the classes.
+
+    What it lists lies in a file beside it, as a browser opens no other from the disk but pictures and scripts.
+    """
+    told = sorted({index for drawing in drawn for index, _ in drawing.answers})
+    number = {index: place for place, index in enumerate(told)}
+    entries = [[relative(drawing.place, out), relative(drawing.thumbnail, out),
+                relative(drawing.attention[0], out) if drawing.attention else None,
+                [[number[index], round(probability, 4)] for index, probability in drawing.answers]]
+               for drawing in drawn]
+    listing = out / LISTING
+    listing.parent.mkdir(exist_ok=True)
+    write_whole(listing, f"const CLASSES = {json.dumps([names[index] for index in told])};\n"
+                         f"const PICTURES = {json.dumps(entries)};\n")
+    write_whole(out / GALLERY, render("gallery.html", listing=LISTING.as_posix(), count=len(drawn)))
+
+
+def relative(file: Path, folder: Path) -> str:
+    """A file's address for a page in `folder`."""
+    return quote(os.fsencode(file.relative_to(folder)))
 
 
 class Places:
@@ -69,17 +114,3 @@ class Places:
         self.taken.add(found)
         return found
 
-
-def contact_sheet(pictures: list[Path], out: Path) -> None:
-    """One picture of the first hundred, side by side."""
-    shown = pictures[:MOST_TILES]
-    columns = min(len(shown), max(1, math.ceil(math.sqrt(len(shown) * 1.5))))
-    rows = math.ceil(len(shown) / columns)
-    sheet = Image.new("RGB", (columns * (TILE + 8) + 8, rows * (TILE + 8) + 8), "white")
-    for index, path in enumerate(shown):
-        with Image.open(path) as picture:
-            picture.thumbnail((TILE, TILE))
-            x = 8 + index % columns * (TILE + 8) + (TILE - picture.width) // 2
-            y = 8 + index // columns * (TILE + 8) + (TILE - picture.height) // 2
-            sheet.paste(picture, (x, y))
-    sheet.save(out)

@@ -9,6 +9,8 @@ from ms_vit.progress import say
 from ms_vit.runs.checkpoints import TrainState
 from ms_vit.writing import write_whole
 
+METRICS = "metrics.jsonl"
+
 
 class MetricsFile:
     """Appends lines. Where it can't be written, training goes on."""
@@ -45,7 +47,14 @@ class MetricsFile:
         write_whole(self.path, "".join(kept))
 
 
-def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The lines of a metrics.jsonl: those of steps, and those of epochs."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return [line for line in lines if "loss" in line], [line for line in lines if "val_top1" in line]
+def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any] | None]:
+    """The lines of a metrics.jsonl: those of steps, those of epochs, and the last one's, where it is there.
+
+    Half a line, which a killed process leaves, is passed over.
+    """
+    lines = []
+    for text in path.read_text(errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(text))
+    return ([line for line in lines if "loss" in line], [line for line in lines if "val_top1" in line],
+            next((line for line in lines if "final_top1" in line), None))

@@ -5,10 +5,8 @@ import io
 from functools import cached_property
 
 import numpy as np
-from PIL import Image
 
 from ms_vit import limits
-from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.inference.predictor import Predictor
 from ms_vit.inference.recorder import Recorder
 from ms_vit.reports.attention import overlay
@@ -42,15 +40,7 @@ class Attention:
     def __call__(self, prepared: np.ndarray, logits: np.ndarray) -> str:
         """A PNG, as a data URI, of how much each patch of a picture [C, H, W] speaks for its likeliest class."""
         patches = self.recorder(prepared[None], [int(logits.argmax())]).gradient_rollout()[0]
-        drawn = overlay(fit(seen(prepared, self.predictor.spec.preprocessing)), patches, self.predictor.spec.config)
+        drawn = overlay(fit(self.predictor.spec.preprocessing.view(prepared)), patches, self.predictor.spec.config)
         file = io.BytesIO()
         drawn.save(file, "PNG")
         return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def seen(prepared: np.ndarray, preprocessing: Preprocessing) -> Image.Image:
-    """The picture that was made ready for the network, [C, H, W] float32, as one to look at."""
-    pixels = prepared.transpose(1, 2, 0)
-    if any("Normalize(" in text for text in preprocessing.transforms):
-        pixels = pixels * np.array(preprocessing.std) + np.array(preprocessing.mean)
-    return Image.fromarray(np.uint8(np.round(255 * np.clip(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), 0, 1))))

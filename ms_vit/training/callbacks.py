@@ -5,7 +5,7 @@ from typing import Any
 
 from mindspore.train import Callback
 
-from ms_vit.progress import progress, say
+from ms_vit.progress import duration, progress, say
 
 
 class DataWait(Callback):
@@ -107,13 +107,3 @@ class Throughput(Callback):
     def close(self) -> None:
         if self.bar:
             self.bar.close()
-
-
-def duration(seconds: float) -> str:
-    """A length of time as people say it: 42 s, 3 min 10 s, 2 h 5 min."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"

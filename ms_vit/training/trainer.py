@@ -28,8 +28,9 @@ from ms_vit.models.kernels import compiled, precision
 from ms_vit.models.vit import ViT
 from ms_vit.progress import say
 from ms_vit.recipe import Recipe
-from ms_vit.reports.curves import draw_curves
+from ms_vit.reports.page import REPORT, write_report
 from ms_vit.runs import folder
+from ms_vit.runs.answers import ANSWERS
 from ms_vit.runs.checkpoints import AVERAGE, MODEL, OPTIMIZER, Checkpoints, TrainState, read_state
 from ms_vit.runs.metrics import MetricsFile
 from ms_vit.signals import Interrupted, Stop
@@ -386,6 +387,19 @@ class Trainer(Callback):
             + (" (best)" if best else ""))
         if best or state.epoch % self.recipe.checkpoint.every_epochs == 0 or state.epoch == epochs:
             self.save()
+        if best and not self.final:
+            self.tell(scores, self.validation)
+
+    def tell(self, scores: Scores, batches: Batches) -> None:
+        """Writes what the best epoch's network said of each image. Where it can't be written, training goes on."""
+        best = self.checkpoints.pointed("BEST")
+        if not (self.world.writes and best):
+            return
+        answers = scores.answers(batches.split, batches.taken_names, best / (AVERAGE if self.averaged else MODEL))
+        try:
+            answers.write(self.run / ANSWERS, self.spec.labels)
+        except OSError as error:
+            say(f"can't write {self.run / ANSWERS} ({(error.strerror or str(error)).lower()}); training goes on")
 
     def save(self) -> None:
         """Writes the run as it is, every step that was taken included. Where that fails, training goes on."""
@@ -451,6 +465,7 @@ class Trainer(Callback):
         if self.world.writes:
             self.metrics.write(step=self.state.best_step, final=str(self.layout.final), final_loss=scores.loss,
                                final_top1=scores.top1, final_top5=scores.top5)
+        self.tell(scores, self.final)
         say(f"{self.layout.final}, looked at once: top-1 {100 * scores.top1:.2f} %, top-5 {100 * scores.top5:.2f} % of "
             f"{scores.images:,} images, by the best epoch on {self.layout.val}")
 
@@ -462,13 +477,15 @@ class Trainer(Callback):
         if self.seconds:
             say(f"training waited for data {100 * self.data_wait.share():.1f} % of the time, and saving took "
                 f"{100 * self.saving_seconds / self.seconds:.1f} %")
-        curves = self.run / "curves.png"
-        if self.world.writes and (self.seconds or not curves.is_file()):    # a killed run may have ended, but not here
-            draw_curves(self.metrics.path, curves, f"{self.run.name}: {self.recipe.model.title} on "
-                                                   f"{self.recipe.data.name}")
+        report = self.run / REPORT
+        if self.world.writes and (self.seconds or not report.is_file()):    # a killed run may have ended, but not here
+            for line in write_report([self.run], report):
+                say(f"{report}: {line}")
+        self.world.wait()
         best = self.state.best_top1
         chosen_by = "val" if self.layout.val.part == "all" else f"what is held out of {self.layout.val.folder}"
         say(f"best top-1 on {chosen_by}: {100 * best:.2f} %; checkpoints, metrics and curves.png are in {self.run}")
+        say(f"look at it in a browser: {report}")
         return Training(self.run, self.state.step, round(self.throughput.images_per_second, 1), best,
                         round(self.data_wait.share(), 4), round(self.state.seconds, 1), self.parameters,
                         self.state.precision)
