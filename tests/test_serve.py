@@ -42,6 +42,7 @@ from ms_vit.weights.loading import load_model
 pytest.importorskip("starlette", reason="pip install -e .[serve]")
 from ms_vit.serving import batching
 from ms_vit.serving.app import App
+from ms_vit.serving.attention import Attention
 from ms_vit.serving.server import Server, bound, hosts
 
 BATCH = 8
@@ -217,6 +218,26 @@ def test_attention_is_the_recorders_over_what_the_network_saw(server, weights, p
     blocks = heat.reshape(4, found.height // 4, 4, found.width // 4).mean((1, 3))
     assert found.size == (192, 192) and np.corrcoef(blocks.ravel(), patches.ravel())[0, 1] > 0.7
     assert "attention" not in server.predict(content).json["answers"][0]
+
+
+def test_attention_among_other_requests_disturbs_none(server, predictor):
+    """It runs operation by operation, where a batch is a compiled graph."""
+    contents = [image_bytes(seed) for seed in range(20)]
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda at: server.predict(contents[at], PNG, f"?attention={at % 2}"), range(20)))
+    for content, answer in zip(contents, answers, strict=True):
+        assert answer.json["answers"][0]["predictions"] == close_to(predictor([Image.open(io.BytesIO(content))])[0])
+    assert ["attention" in answer.json["answers"][0] for answer in answers] == [False, True] * 10
+
+
+def test_attention_that_cannot_be_drawn_is_refused_with_the_reason(inside, predictor, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_ATTENTION_BYTES", 8 * 2 * 3 * 17**2 - 1)
+    inside.app.attention = Attention(predictor, None)
+    answer = inside.predict(image_bytes(), PNG, "?attention=1")
+    assert (answer.status, answer.error) == (400, "the attention of 17 tokens takes too much memory")
+    assert not inside.ask().json["attention"] and inside.predict(image_bytes()).status == 200
+    monkeypatch.setattr(predictor, "weights", Path("tiny.xml"))
+    assert "an export tells no attention" in Attention(predictor, None).missing
 
 
 # --- batches
