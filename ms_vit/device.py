@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ms_vit.errors import UsageError
-from ms_vit.progress import say
+from ms_vit.progress import warn
 
 DEVICES = ("CPU", "GPU", "Ascend")
 CARDS = {"Ascend": "/dev/davinci[0-9]*", "GPU": "/dev/nvidia[0-9]*"}       # files of the drivers
@@ -33,7 +33,7 @@ def use_device(device: str | None = None, *, deterministic: bool = False) -> str
     if device is None:
         used = ms.get_context("device_target")
         for kind, reason in unused_cards(used).items():
-            say(f"{cards(kind)} is there, and MindSpore works on the CPU: {reason}. For {kind}: {REMEDIES[kind]}")
+            warn(f"{cards(kind)} is there, and MindSpore works on the CPU: {reason}. For {kind}: {REMEDIES[kind]}")
     else:
         used, number = parse(device)
         try:

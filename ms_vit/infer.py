@@ -133,12 +133,11 @@ class Looking:
 
     def __init__(self, predictor: "Predictor", model: str | None):
         from ms_vit.inference.recorder import Recorder
-        from ms_vit.weights.loading import load_model
 
         if predictor.weights.suffix == ".xml":
             raise UsageError(f"{predictor.weights} doesn't hold the network that --attention looks into; give the "
                              "weights that it was exported from, with --engine openvino")
-        self.recorder = Recorder(load_model(predictor.weights, model)[0])
+        self.recorder = Recorder.load(predictor.weights, model)
         self.preprocessing = predictor.spec.preprocessing
 
     def at(self, answers: "Iterable[tuple[Look, list[Prediction]]]") -> "Iterator[tuple[Look, list[Prediction]]]":

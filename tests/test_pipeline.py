@@ -153,6 +153,24 @@ def test_processes_mirror_and_repeat_as_a_single_one(photos):
     assert equal(whole, [tuple(np.concatenate(both) for both in zip(*(part[0] for part in parts), strict=True))])
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("keep", [0, MUCH])
+def test_pictures_are_the_first_batchs_pixels_and_change_no_batch(photos, keep, channels):
+    augmented = ["Decode()", "Resize((32, 32))", "RandomHorizontalFlip(0.5)", "Normalize(mean, std)", "HWC2CHW()"]
+    made = Batches(photos, LABELS, preprocessing(augmented).for_channels(channels), batch_size=4, training=True, seed=3,
+                   workers=2, keep=keep, alternate_flip=True)
+    told = made.pictures(0, most=3)
+    found = [list(numpy_batches(made.epoch(epoch))) for epoch in (0, 1)]
+    mean, std = (np.array(values).reshape(-1, 1, 1) for values in (made.whole.mean, made.whole.std))
+    pixels = 255 * (found[0][0][0][:3] * std + mean)
+    assert [label for _, label in told] == found[0][0][1][:3].tolist()
+    pictures = np.stack([np.asarray(picture).reshape(32, 32, channels).transpose(2, 0, 1) for picture, _ in told])
+    assert np.abs(pictures - pixels).max() <= 0.51 and pictures.std() > 20
+    straight = Batches(photos, LABELS, preprocessing(augmented).for_channels(channels), batch_size=4, training=True,
+                       seed=3, workers=2, keep=keep, alternate_flip=True)
+    assert all(equal(batches, numpy_batches(straight.epoch(epoch))) for epoch, batches in enumerate(found))
+
+
 def test_files_that_are_left_out_are_in_no_batch_and_in_no_others_place(photos):
     bad = sorted(photos.rglob("*.png"))[:2]
     made = Batches(photos, LABELS, preprocessing(), batch_size=4, training=True, leave_out=bad)

@@ -26,6 +26,7 @@ from ms_vit.errors import DataError, UsageError
 from ms_vit.models.config import ViTConfig
 from ms_vit.models.kernels import precision
 from ms_vit.models.vit import ViT
+from ms_vit.progress import hush
 from ms_vit.recipe import Recipe
 from ms_vit.runs import checkpoints
 from ms_vit.runs import folder as run_folder
@@ -591,8 +592,10 @@ def test_bad_images_are_left_out_told_and_listed(root, tmp_path, capsys):
     assert "images left out because they can't be read: 2; " in told
     assert set(json.loads((tmp_path / "run/bad_images.json").read_text())) == set(map(str, bad))
     bad[0].unlink()         # the list stays what it was for this run
-    ms_vit.train(recipe(root, **changes | {"train.epochs": 2}), tmp_path / "run")
+    with hush():
+        ms_vit.train(recipe(root, **changes | {"train.epochs": 2}), tmp_path / "run")
     assert read_state(Checkpoints(tmp_path / "run").newest()).epoch == 2
+    assert capsys.readouterr().err.splitlines() == [line for line in told.splitlines() if "left out" in line]
 
 
 def test_a_run_whose_images_are_others_is_refused(broken_off, root, tmp_path):

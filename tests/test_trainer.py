@@ -11,6 +11,7 @@ import pytest
 from mindspore import nn
 from mindspore.train import Model
 from PIL import Image
+from test_events import shown, told
 from test_resume import CHANGES, EPOCHS, STEPS, TIMES, explode, outcome, recipe, root, stop_at, unbroken  # noqa: F401
 
 import ms_vit
@@ -109,6 +110,29 @@ def test_steps_that_a_device_takes_on_its_own_come_to_the_same(root, unbroken, t
         line for line in unbroken["metrics"] if "val_top1" in line or line["step"] % 3 == 0]
 
 
+# --- events for TensorBoard
+
+def test_with_events_a_stopped_run_ends_in_the_same_bits_and_shows_its_metrics(root, unbroken, tmp_path,  # noqa: F811
+                                                                               monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_at(8, patch)
+        ms_vit.train(recipe(root), tmp_path / "run", tensorboard=True)
+    ms_vit.train(recipe(root), tmp_path / "run", tensorboard=True)
+    assert outcome(tmp_path / "run") == unbroken
+    seen = shown(tmp_path / "run/events")
+    assert [step for step, _ in seen.pop("recipe/text_summary")] == [0, 8]
+    assert [step for step, _ in seen.pop("train/images")] == [0, 8]
+    assert seen == told(tmp_path / "run") and len(seen["train/loss"]) == EPOCHS * STEPS
+
+
+def test_a_run_that_goes_back_shows_each_step_once(root, tmp_path, monkeypatch):        # noqa: F811
+    explode(monkeypatch, 9, times=1)
+    ms_vit.train(recipe(root, **{"train.on_divergence": "rollback"}), tmp_path / "run", tensorboard=True)
+    seen = shown(tmp_path / "run/events")
+    assert told(tmp_path / "run").items() <= seen.items()
+    assert [step for step, _ in seen["train/loss"]] == list(range(1, EPOCHS * STEPS + 1))
+
+
 # --- more than one process
 
 class Doubled(nn.Cell):
@@ -143,7 +167,7 @@ class Twins(World):
 
 
 def train_as(world: World, root: Path, run: Path, **changes):       # noqa: F811
-    return Trainer(recipe(root, **changes), run, device="CPU", stop=Stop(), world=world)()
+    return Trainer(recipe(root, **changes), run, device="CPU", stop=Stop(), world=world, tensorboard=True)()
 
 
 def test_each_sample_of_a_step_is_one_processs():
@@ -164,7 +188,7 @@ def test_two_processes_share_a_run_and_one_writes_it(root, tmp_path, capsys):   
     first = train_as(Twins(0, sums=sums), root, tmp_path / "first", **{"train.epochs": 1})
     second = train_as(Twins(1, sums=sums), root, tmp_path / "second", **{"train.epochs": 1})
     assert not sums and first.steps == second.steps == STEPS
-    assert {"recipe.yaml", "metrics.jsonl", "checkpoints", "curves.png"} <= {
+    assert {"recipe.yaml", "metrics.jsonl", "checkpoints", "curves.png", "events"} <= {
         path.name for path in (tmp_path / "first").iterdir()}
     assert not (tmp_path / "second").exists() or not list((tmp_path / "second").iterdir())
     assert capsys.readouterr().err.count("epoch 1 of 1") == 2

@@ -18,7 +18,7 @@ from ms_vit.data.images import open_image
 from ms_vit.data.threads import parallel_map
 from ms_vit.distributed import World
 from ms_vit.errors import DataError
-from ms_vit.progress import say
+from ms_vit.progress import say, warn
 from ms_vit.writing import write_whole
 
 # What MindSpore's Decode reads, in Pillow's names.
@@ -178,6 +178,7 @@ def unreadable(folder: Path, run: Path, files: Sequence[Path], world: World) -> 
         if world.writes:
             write_whole(kept, json.dumps({str(path): problem for path, problem in found.items()}, indent=1))
     for path, problem in found.items():
-        say(f"left out: {path} {problem}")
-    say(f"images left out because they can't be read: {len(found):,}; {kept} lists them")
+        warn(f"left out: {path} {problem}")
+    tell = warn if found else say
+    tell(f"images left out because they can't be read: {len(found):,}; {kept} lists them")
     return list(found)

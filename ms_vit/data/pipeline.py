@@ -1,6 +1,7 @@
 """Folder -> batches: [B, C, H, W] float32 and labels [B] int32, by mindspore.dataset."""
 
 import contextlib
+import copy
 import hashlib
 import re
 from collections.abc import Collection, Iterator
@@ -11,6 +12,7 @@ import mindspore as ms
 import mindspore.dataset as ds
 import numpy as np
 from mindspore.dataset import transforms
+from PIL import Image
 
 from ms_vit.data.decoding import for_jpegs
 from ms_vit.data.folder import IMAGE_EXTENSIONS, JPEG_EXTENSIONS
@@ -170,6 +172,13 @@ class Batches:
             images = images.map(mirror, ["image", "flip"], ["image"], num_parallel_workers=1)
             images = images.project(["image", "label"])
         return images.skip(skip) if skip else images
+
+    def pictures(self, epoch: int = 0, most: int = 16) -> list[tuple[Image.Image, int]]:
+        """The first images of an epoch as they are augmented, as the network sees them, and their labels."""
+        apart = copy.copy(self)
+        apart.fit = False       # the images in memory come in an epoch's order
+        (images, labels), = numpy_batches(apart.epoch(epoch).take(1))
+        return [(self.whole.view(image), label) for image, label in zip(images[:most], labels.tolist(), strict=False)]
 
     def from_store(self, order: list[int]) -> ds.Dataset:
         return self.store.dataset(order, self.class_index, self.workers)

@@ -6,6 +6,7 @@ Attention is computed here by plain operators, one after the other, as no fused 
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -15,7 +16,9 @@ from ms_vit.device import eagerly
 from ms_vit.errors import UsageError
 from ms_vit.inference.rollout import gradient_rollout, on_patches, rollout
 from ms_vit.models.config import ViTConfig
+from ms_vit.models.kernels.precision import computing_in
 from ms_vit.models.vit import Attention, EncoderBlock, ViT
+from ms_vit.weights.loading import load_model
 
 AT_ONCE = 32        # images
 
@@ -57,6 +60,12 @@ class Recorder:
     def __init__(self, net: ViT):
         self.net = net
         self.forward = Recorded(net)
+
+    @classmethod
+    def load(cls, weights: Path, model: str | None = None) -> "Recorder":
+        """Of a file of weights, in float32 whatever else is computed in here. Raises what load_model raises."""
+        with computing_in("float32"):
+            return cls(load_model(weights, model)[0])
 
     def __call__(self, images: np.ndarray, classes: Sequence[int] | np.ndarray | None = None) -> Recording:
         """What is attended to in `images`, and how that speaks for `classes`, one each; else for the likeliest one."""

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ms_vit.reports.templates import render
+from ms_vit.reports.templating import render
 from ms_vit.writing import write_whole
 
 GALLERY = "gallery.html"

@@ -8,7 +8,7 @@ from ms_vit.models.costs import Cost, costs
 from ms_vit.reports import figures, sections
 from ms_vit.reports.pictures import doubtful_hits, mistakes
 from ms_vit.reports.reading import Story, read_story
-from ms_vit.reports.templates import render
+from ms_vit.reports.templating import render
 from ms_vit.weights.files import read_arrays
 from ms_vit.writing import write_whole
 

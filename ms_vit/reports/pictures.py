@@ -8,18 +8,16 @@ from PIL import Image
 
 from ms_vit.data.images import picture
 from ms_vit.data.layout import Layout
-from ms_vit.data.pipeline import Batches, numpy_batches
+from ms_vit.data.pipeline import Batches
 from ms_vit.inference.recorder import Recorder
 from ms_vit.recipe import Recipe
 from ms_vit.reports.attention import TILE, heads_sheet, overlay
 from ms_vit.reports.gallery import fit
 from ms_vit.runs.answers import Answers
-from ms_vit.weights.files import ModelSpec
-from ms_vit.weights.loading import load_model
+from ms_vit.weights.files import ModelSpec, read_spec
 
 EACH = 8            # mistakes, and hits
 AT_ONCE = 4         # images whose attention is in memory
-SAMPLES = 16        # of augmented images
 SHOWN = 224         # pixels: no picture on the page is larger
 
 
@@ -57,8 +55,8 @@ class Shown:
 
     def __init__(self, answers: Answers):
         self.answers = answers
-        self.net, self.spec = load_model(answers.weights)
-        self.recorder = Recorder(self.net)
+        self.spec = read_spec(answers.weights)
+        self.recorder = Recorder.load(answers.weights)
         self.operations = self.spec.preprocessing.operations()
         self.store = answers.split.store()
         self.rows = {name: row for row, name in enumerate(self.store.names)}
@@ -86,7 +84,7 @@ class Shown:
                 told = self.told(place)
                 if place in order:
                     view = self.view(ready[place])
-                    over = [overlay(view, each[order[place]], self.net.config) for each in maps]
+                    over = [overlay(view, each[order[place]], self.spec.config) for each in maps]
                     told = replace(told, view=view, rollout=over[0], spoke_for=over[1])
                 yield told
 
@@ -122,6 +120,4 @@ def augmented(recipe: Recipe, spec: ModelSpec, layout: Layout) -> list[tuple[str
     batches = Batches(layout.train, spec.labels, preprocessing, training=True, seed=recipe.train.seed,
                       batch_size=recipe.train.batch_size, repeats=recipe.augment.repeats,
                       alternate_flip=recipe.augment.alternate_flip)
-    images, labels = next(numpy_batches(batches.epoch()))
-    return [(spec.labels.names[label], shown(preprocessing.view(image)))
-            for image, label in zip(images[:SAMPLES], labels[:SAMPLES], strict=True)]
+    return [(spec.labels.names[label], shown(view)) for view, label in batches.pictures()]

@@ -15,7 +15,7 @@ from typing import Any
 from mindspore import Parameter
 
 from ms_vit.errors import DataError
-from ms_vit.progress import say
+from ms_vit.progress import warn
 from ms_vit.weights.files import ModelSpec, read_arrays, save_parameters, set_parameters
 from ms_vit.writing import flush, write_whole
 
@@ -99,8 +99,8 @@ class Checkpoints:
                     (folder / MANIFEST).unlink(missing_ok=True)     # from now on it is none, however far this gets
                     shutil.rmtree(folder)
         except OSError as error:
-            say(f"can't remove an old checkpoint in {self.folder} ({(error.strerror or str(error)).lower()}); training "
-                "goes on")
+            warn(f"can't remove an old checkpoint in {self.folder} ({(error.strerror or str(error)).lower()}); "
+                 "training goes on")
 
     def tidy(self) -> None:
         """Removes what a killed process left half-written; only for who holds the run's lock."""
@@ -128,7 +128,7 @@ class Checkpoints:
         """The newest checkpoint whose files are as its manifest says; tells of those that are not."""
         for folder in self.steps():
             if damage := damage_of(folder):
-                say(f"{damage}; leaving it out")
+                warn(f"{damage}; leaving it out")
             else:
                 return folder
         return None

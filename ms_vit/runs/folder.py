@@ -11,7 +11,7 @@ from pathlib import Path
 import ms_vit
 from ms_vit.distributed import World
 from ms_vit.errors import UsageError
-from ms_vit.progress import say
+from ms_vit.progress import warn
 from ms_vit.recipe import Recipe
 from ms_vit.writing import write_whole
 
@@ -46,7 +46,7 @@ def locked(run: Path, world: World) -> Iterator[None]:
             except BlockingIOError as error:
                 raise UsageError(f"another process is training in {run}; wait for it, or give another --run") from error
             except OSError as error:        # a file system without locks
-                say(f"{run} can't be locked ({(error.strerror or str(error)).lower()}); let only one process use it")
+                warn(f"{run} can't be locked ({(error.strerror or str(error)).lower()}); let only one process use it")
         try:
             yield
         except BaseException:

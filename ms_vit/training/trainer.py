@@ -26,12 +26,13 @@ from ms_vit.inference.predictor import score
 from ms_vit.inference.scores import Scores
 from ms_vit.models.kernels import compiled, precision
 from ms_vit.models.vit import ViT
-from ms_vit.progress import say
+from ms_vit.progress import say, warn
 from ms_vit.recipe import Recipe
 from ms_vit.reports.page import REPORT, write_report
 from ms_vit.runs import folder
 from ms_vit.runs.answers import ANSWERS
 from ms_vit.runs.checkpoints import AVERAGE, MODEL, OPTIMIZER, Checkpoints, TrainState, read_state
+from ms_vit.runs.events import Events
 from ms_vit.runs.metrics import MetricsFile
 from ms_vit.signals import Interrupted, Stop
 from ms_vit.training.callbacks import DataWait, Throughput
@@ -58,9 +59,11 @@ class Trainer(Callback):
 
     recipe, run, device, stop: what to train, the folder for it, the device that is in use, and whether to stop.
     state: how far it is, as its checkpoints hold it. World says what there is to share with other processes.
+    tensorboard: whether to write events for TensorBoard, too.
     """
 
-    def __init__(self, recipe: Recipe, run: Path, *, device: str, stop: Stop, world: World | None = None):
+    def __init__(self, recipe: Recipe, run: Path, *, device: str, stop: Stop, world: World | None = None,
+                 tensorboard: bool = False):
         super().__init__()
         self.recipe = recipe
         self.run = run
@@ -68,7 +71,8 @@ class Trainer(Callback):
         self.stop = stop
         self.world = world or World()
         self.checkpoints = Checkpoints(run)
-        self.metrics = MetricsFile(run / "metrics.jsonl")
+        self.events = Events(run / "events") if tensorboard else None
+        self.metrics = MetricsFile(run / "metrics.jsonl", self.events)
         self.state = TrainState()
 
     def __call__(self) -> Training:
@@ -83,7 +87,7 @@ class Trainer(Callback):
             self.begin()
             self.describe()
             if self.state.epoch < self.recipe.train.epochs or self.unscored:
-                with naming_bad_images(), contextlib.closing(self.throughput):
+                with naming_bad_images(), contextlib.closing(self.throughput), contextlib.closing(self.metrics):
                     self.train()
                     self.score_best()
             return self.finish()
@@ -114,8 +118,8 @@ class Trainer(Callback):
         # Runs that don't tell are older than bfloat16 on CPUs.
         before = self.state.precision or ("float16" if self.device == "Ascend" else "float32")
         if before == "bfloat16" and (missing := precision.what_is_missing(before)):
-            say(f"{self.run} was trained in bfloat16 before, now in float32, so its numbers are others than in an "
-                f"unbroken run: {missing}")
+            warn(f"{self.run} was trained in bfloat16 before, now in float32, so its numbers are others than in an "
+                 f"unbroken run: {missing}")
             return "float32"
         return before
 
@@ -214,8 +218,9 @@ class Trainer(Callback):
             self.metrics.rewind(self.state)
 
         self.data_wait = DataWait()
-        self.throughput = Throughput(len(self.learning_rates), self.state.step, self.recipe.train.batch_size,
-                                     self.device)
+        self.throughput = Throughput(self.state.step, steps=self.batches.steps, epochs=epochs,
+                                     validation=self.validation.steps, batch_size=self.recipe.train.batch_size,
+                                     device=self.device)
         self.unseen = 0             # steps that were taken and not looked at
         self.seconds = self.saving_seconds = 0.0
         self.saved, self.save_failed = time.perf_counter(), ""
@@ -254,6 +259,9 @@ class Trainer(Callback):
         began = self.counted = time.perf_counter()
         if self.recipe.train.on_divergence == "rollback" and self.state.step == 0:
             self.save()                 # there must be something to go back to
+        if self.events and self.world.writes and self.state.epoch < self.recipe.train.epochs:
+            pictures = [picture for picture, _ in self.batches.pictures(self.state.epoch)]
+            self.events.begin(self.state, self.recipe.to_yaml(), pictures)
         self.stop.patient = True
         while self.state.epoch < self.recipe.train.epochs:
             try:
@@ -336,16 +344,14 @@ class Trainer(Callback):
 
     def log(self, loss: float, norm: float | None) -> None:
         """A line on the step just counted; `norm` is None where it was left out."""
-        self.throughput.show(loss)
+        lr = float(self.learning_rates[max(self.state.step - 1 - self.state.overflows, 0)]) / 2**self.state.rollbacks
+        waited, self.logged = self.data_wait.share(self.logged), self.data_wait.seconds
+        self.throughput.log(loss, lr, waited)
         if self.world.writes:
             self.metrics.write(
-                step=self.state.step, epoch=self.state.epoch + 1, loss=loss, grad_norm=norm,
-                lr=float(self.learning_rates[max(self.state.step - 1 - self.state.overflows, 0)])
-                / 2**self.state.rollbacks,
+                step=self.state.step, epoch=self.state.epoch + 1, loss=loss, grad_norm=norm, lr=lr,
                 **{"overflows": self.state.overflows} if self.step.scaler is not None else {},
-                images_per_second=round(self.throughput.images_per_second, 1),
-                data_wait=round(self.data_wait.share(self.logged), 4))
-        self.logged = self.data_wait.seconds
+                images_per_second=round(self.throughput.recently, 1), data_wait=round(waited, 4))
 
     def validate(self) -> Scores:
         """Scores on every image of the split that the best epoch is chosen by."""
@@ -407,13 +413,14 @@ class Trainer(Callback):
         self.look()
         self.count_seconds()
         if self.world.writes:
+            self.metrics.flush()
             about = {"recipe": self.recipe.as_dict(), "versions": folder.versions()}
             try:
                 self.checkpoints.save(self.state_dicts, self.spec, self.state, about)
             except OSError as error:
                 self.save_failed = (error.strerror or str(error)).lower()
-                say(f"can't save step {self.state.step} in {self.checkpoints.folder} ({self.save_failed}); "
-                    "training goes on")
+                warn(f"can't save step {self.state.step} in {self.checkpoints.folder} ({self.save_failed}); "
+                     "training goes on")
             else:
                 self.checkpoints.prune(self.recipe.checkpoint.keep)
         self.world.wait()       # whoever ended before it is written might take the one that writes along
@@ -433,7 +440,8 @@ class Trainer(Callback):
             raise DataError(f"{happened}, and the last good checkpoint is {good or 'none yet'}.{tried} Lower "
                             "optimizer.lr or lengthen schedule.warmup_epochs, and give another --run")
         rollbacks = state.rollbacks + 1
-        say(f"{happened}; going on from {good} with the learning rate halved, for the {rollbacks}. time of {ROLLBACKS}")
+        warn(f"{happened}; going on from {good} with the learning rate halved, for the {rollbacks}. time of "
+             f"{ROLLBACKS}")
         self.state = replace(read_state(good), rollbacks=rollbacks, seconds=state.seconds)
         self.throughput.go_back(self.state.step)
         if self.world.writes:
@@ -479,16 +487,26 @@ class Trainer(Callback):
                 f"{100 * self.saving_seconds / self.seconds:.1f} %")
         report = self.run / REPORT
         if self.world.writes and (self.seconds or not report.is_file()):    # a killed run may have ended, but not here
-            for line in write_report([self.run], report):
-                say(f"{report}: {line}")
+            self.report(report)
         self.world.wait()
         best = self.state.best_top1
         chosen_by = "val" if self.layout.val.part == "all" else f"what is held out of {self.layout.val.folder}"
         say(f"best top-1 on {chosen_by}: {100 * best:.2f} %; checkpoints, metrics and curves.png are in {self.run}")
-        say(f"look at it in a browser: {report}")
         return Training(self.run, self.state.step, round(self.throughput.images_per_second, 1), best,
                         round(self.data_wait.share(), 4), round(self.state.seconds, 1), self.parameters,
                         self.state.precision)
+
+
+    def report(self, out: Path) -> None:
+        """Shows the run on a page. Whatever fails in that, the run is done."""
+        try:
+            missing = write_report([self.run], out)
+        except Exception as error:
+            warn(f"{out} couldn't be made ({error or type(error).__name__}); \"ms-vit report {self.run}\" tries again")
+            return
+        for line in missing:
+            say(f"not in {out}: {line}")
+        say(f"look at it in a browser: {out}")
 
 
 def workers(recipe: Recipe, state: TrainState) -> int:
@@ -496,8 +514,8 @@ def workers(recipe: Recipe, state: TrainState) -> int:
     before = state.workers or recipe.data.workers or cpu_count()
     now = recipe.data.workers or min(before, cpu_count())
     if now != before:
-        say(f"images were read by {before} threads before, now by {now}: augmentation draws other numbers than in an "
-            "unbroken run")
+        warn(f"images were read by {before} threads before, now by {now}: augmentation draws other numbers than in an "
+             "unbroken run")
     return now
 
 

@@ -25,7 +25,7 @@ from mindspore.ops.signature import make_sig, sig_dtype, sig_rw
 from ms_vit.caches import cache_folder
 from ms_vit.device import cpu_count
 from ms_vit.models.config import GeluKind
-from ms_vit.progress import say
+from ms_vit.progress import warn
 
 SOURCE = Path(__file__).with_name("compiled.cc")
 INCLUDED = SOURCE.with_name("bfloat16.h")
@@ -71,8 +71,8 @@ def library() -> Path | None:
         ctypes.CDLL(str(built)).use_threads(cpu_count())
     except (OSError, subprocess.CalledProcessError) as error:
         told = (getattr(error, "stderr", "") or str(error)).strip().splitlines() or ["it doesn't say why"]
-        say(f"going on with MindSpore's slower operators: {compiler} can't build {SOURCE.name} ({told[0]}); "
-            "name another compiler by CXX")
+        warn(f"going on with MindSpore's slower operators: {compiler} can't build {SOURCE.name} ({told[0]}); "
+             "name another compiler by CXX")
         return None
     return built
 

@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 def render(template: str, **shown: Any) -> str:
     """A page, whole: it asks for nothing else from anywhere."""
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
+    environment = Environment(loader=FileSystemLoader(Path(__file__).with_name("templates")), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = lambda value: "" if value is None else f"{100 * value:.1f}"
     environment.filters["number"] = lambda value: "" if value is None else f"{value:,}"
