@@ -13,6 +13,8 @@ EXPORTS = {     # formats of "ms-vit export" and what runs them
     "timm": ["timm>=1.0.16"],                       # 1.0.16 brought "local-dir:"
     "huggingface": ["transformers", "torch"],
 }
+# What "ms-vit serve" listens by; the oldest that its tests pass with.
+SERVE = ["starlette>=0.49.1", "uvicorn>=0.30", "python-multipart>=0.0.18"]
 # The libraries whose weights are read, to compare with; one release of PyTorch and the torchvision that belongs to it.
 PARITY = ["timm>=1.0.16", "torch==2.13.0", "torchvision==0.28.0", "transformers"]
 TENSORBOARD = ["tensorboardX>=2.6"]     # writes events; TensorBoard itself shows them
@@ -30,7 +32,7 @@ setup(
     package_dir={"ms_vit.datasets": "datasets"},    # the cards live in the open, and are installed with the package
     package_data={"ms_vit": ["recipes/*.yaml", "data/imagenet1k.txt", "models/kernels/*.cc",
                               "models/kernels/*.h", "reports/templates/*.html", "reports/templates/*.css",
-                              "reports/templates/*.js"],
+                              "reports/templates/*.js", "serving/page/*"],
                   "ms_vit.datasets": ["*.yaml", "*.md"]},
     install_requires=[
         "mindspore>=2.7,<2.11",
@@ -50,8 +52,10 @@ setup(
     extras_require={
         **EXPORTS,
         "parity": PARITY,
+        "serve": SERVE,
         "tensorboard": TENSORBOARD,
-        "test": [*EXPORTS["onnx"], *EXPORTS["openvino"], *PARITY, *TENSORBOARD, "hypothesis", "mypy",
+        "test": [*EXPORTS["onnx"], *EXPORTS["openvino"], *PARITY, *SERVE, *TENSORBOARD, "axe-playwright-python",
+                 "hypothesis", "mypy", "playwright", "psutil",
                  "pyte",                        # a terminal, to see progress on
                  "pytest", "pytest-timeout",
                  "pytest-xdist>=3.7",           # 3.7 brought --no-loadscope-reorder

@@ -11,7 +11,7 @@ from typing import Any
 
 __version__ = "0.2.0.dev0"
 
-_VERBS = ("download", "check", "pack", "train", "eval", "infer", "report", "export", "doctor")
+_VERBS = ("download", "check", "pack", "train", "eval", "infer", "serve", "report", "export", "doctor")
 _HOME = {verb: f"ms_vit.{verb}" for verb in _VERBS} | {
     "Recipe": "ms_vit.recipe",
     "Predictor": "ms_vit.inference.predictor",

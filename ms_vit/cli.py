@@ -29,6 +29,7 @@ VERBS = {
     "train": "train a ViT by a recipe; the same command again resumes",
     "eval": "score a checkpoint on every image of a split",
     "infer": "name what is on pictures, and draw it on them",
+    "serve": "name pictures by a web page, and for other programs",
     "report": "show a run on one page, or several side by side",
     "export": "write a network for another library, run that and compare",
     "doctor": "look at this machine, and say what stands between it and training",

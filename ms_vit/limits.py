@@ -30,6 +30,18 @@ MAX_PIXELS = 178_956_970
 MAX_IMAGE_BYTES = 8 * MAX_PIXELS    # four channels of 16 bits, not compressed
 MAX_SHARD_HEADER = 1 << 20      # of what MindRecord has to say of a shard, for which we give it so much
 
+# --- requests to ms-vit serve
+MAX_REQUESTS = 512              # under way at once; further ones are asked to come again
+MAX_CONNECTIONS = 640           # open at once; with uploads on the disk below the 1,024 files that a process may have
+MAX_BODY_BYTES = 32_000_000     # of a request; a camera's JPEG has up to 20 MB
+MAX_BODIES_BYTES = 256_000_000  # of all that are under way
+MAX_UPLOADS = 64                # pictures of a request
+MAX_FIELDS = 16                 # of its form besides, each of at most so many bytes:
+MAX_FIELD_BYTES = 1000
+MAX_REQUEST_SECONDS = 30        # for a request's head to come, for its body, for its answer to be taken
+MAX_ATTENTION_BYTES = 500_000_000       # of what one picture's attention takes; a ViT-B/16 at 384 pixels has 384 MB
+LARGE_PIXELS = 16_000_000       # pictures above it are decoded one at a time: one of MAX_PIXELS takes 2 GB
+
 # --- weight files
 MAX_HEADER = 8_000_000          # bytes of what describes the tensors; a ViT-L's takes 60 kB, an optimiser's 200 kB
 MAX_DIMS = 32                   # of an array, by NumPy

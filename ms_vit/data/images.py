@@ -61,23 +61,24 @@ def picture(file: Path | BinaryIO, at_least: AtLeast | None = None) -> Image.Ima
     return image.convert("RGB")
 
 
-def read_image(path: Path, at_least: AtLeast | None = None) -> Image.Image:
-    """A picture as RGB, by its file.
+def read_image(file: Path | BinaryIO, at_least: AtLeast | None = None, name: str = "") -> Image.Image:
+    """A picture as RGB, by its file, or by an open one that is called `name`.
 
     Raises DataError, which names the file, where it is missing, truncated, no image, or larger than MAX_PIXELS.
     """
-    if path.exists() and not path.is_file():        # a pipe would never end
-        raise DataError(f"{path} is no file")
+    name = name or str(file)
+    if isinstance(file, Path) and file.exists() and not file.is_file():     # a pipe would never end
+        raise DataError(f"{name} is no file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return picture(path, at_least)
+            return picture(file, at_least)
     except FileNotFoundError as error:
-        raise DataError(f"{path} is not there") from error
+        raise DataError(f"{name} is not there") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{path} is no image") from error
+        raise DataError(f"{name} is no image") from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"{path} has more than {limits.MAX_PIXELS:,} pixels; make it smaller or leave it "
+        raise DataError(f"{name} has more than {limits.MAX_PIXELS:,} pixels; make it smaller or leave it "
                         "out") from error
     except Exception as error:  # a damaged image makes Pillow's many readers raise nearly anything
-        raise DataError(f"{path} can't be read as an image: {error or type(error).__name__}") from error
+        raise DataError(f"{name} can't be read as an image: {error or type(error).__name__}") from error

@@ -27,10 +27,11 @@ ENGINES = {"openvino": ("float32", "bfloat16"), "onnx": ("float32",), "mindspore
 
 
 def load_engine(name: str, weights: Path, model: str | None, *, device: str | None, batch_size: int,
-                precision: str = "float32") -> tuple[Logits, ModelSpec]:
+                singly: bool = False, precision: str = "float32") -> tuple[Logits, ModelSpec]:
     """The logits of a weight file's network by an engine, for up to `batch_size` images, and what goes with them.
 
     The file may be OpenVINO's (.xml), too, for that engine. "auto" is the fastest that is installed, and is told.
+    singly: MindSpore doesn't fill a batch up for few images; see on_mindspore.
 
     Raises UsageError where there is no such engine, it isn't installed, or it doesn't run on `device` in `precision`.
     """
@@ -50,7 +51,7 @@ def load_engine(name: str, weights: Path, model: str | None, *, device: str | No
         with computing_in(precision):
             net, spec = load_model(weights, model)
         pack(net)
-        return on_mindspore(net, batch_size), spec
+        return on_mindspore(net, batch_size, singly), spec
     if device is not None and device.lower() != "cpu":
         raise UsageError(f"--engine {name} runs on the CPU, not on {device}; leave --device out")
     to = exporter(name)
@@ -87,12 +88,16 @@ def load_ir(to: Exporter, path: Path) -> tuple[Logits, ModelSpec]:
     return to.run(path), spec
 
 
-def on_mindspore(net: nn.Cell, batch_size: int) -> Logits:
+def on_mindspore(net: nn.Cell, batch_size: int, singly: bool = False) -> Logits:
     """A network in MindSpore, for up to `batch_size` images; it must not be training.
 
     A smaller batch is filled up and the filling's answers dropped: another shape would compile the graph anew.
+    singly: that is done once, for a batch of one, and up to half a batch goes image by image.
     """
     def logits(images: np.ndarray) -> np.ndarray:
+        if singly and len(images) <= batch_size // 2:
+            return np.concatenate([net(ms.Tensor(images[at:at + 1])).asnumpy() for at in range(len(images))]).astype(
+                np.float32)
         missing = batch_size - len(images)
         if missing:
             images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -36,6 +37,7 @@ class Predictor:
     exported for OpenVINO (.xml).
     model: the name of the network, for another library's weights: "vit_base_patch16_224".
     batch_size: pictures that go through the network at once; any number of pictures will do.
+    singly: few pictures go one by one where MindSpore would fill a batch up; that compiles a second graph.
     engine: "mindspore", "onnx" for ONNX Runtime, "openvino", or "auto", the fastest of them here; see engines.py.
     precision: "float32", or what enters matrix products is rounded to: "bfloat16" on a CPU with AVX512-BF16 and an
     Ascend from the 910B on, "float16" on GPU and Ascend.
@@ -45,12 +47,12 @@ class Predictor:
     """
 
     def __init__(self, checkpoint: str | Path, *, model: str | None = None, device: str | None = None,
-                 batch_size: int = 32, engine: str = "mindspore", precision: str = "float32"):
+                 batch_size: int = 32, singly: bool = False, engine: str = "mindspore", precision: str = "float32"):
         if batch_size < 1:
             raise UsageError("batch_size must be at least 1")
         self.weights = model_file(Path(checkpoint))
         self.logits, self.spec = load_engine(engine, self.weights, model, device=device, batch_size=batch_size,
-                                             precision=precision)
+                                             singly=singly, precision=precision)
         self.batch_size = batch_size
         self.operations = self.spec.preprocessing.operations()
 
@@ -72,9 +74,9 @@ class Predictor:
         picture = image.convert("RGB") if isinstance(image, Image.Image) else self.read(Path(image))
         return self.spec.preprocessing.apply(self.operations, picture)
 
-    def read(self, path: Path) -> Image.Image:
-        """A picture's file, decoded as the network wants it. Raises DataError where it can't be read."""
-        return read_image(path, self.spec.preprocessing.at_least)
+    def read(self, file: Path | BinaryIO, name: str = "") -> Image.Image:
+        """A picture's file, or an open one that is called `name`, decoded as the network wants it. Raises DataError."""
+        return read_image(file, self.spec.preprocessing.at_least, name)
 
     def top(self, logits: np.ndarray, top_k: int) -> list[Prediction]:
         exponents = np.exp(logits.astype(np.float64) - logits.max())
