@@ -7,7 +7,6 @@ import importlib
 import io
 import json
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +23,7 @@ import numpy as np
 import packing
 import psutil
 import pytest
+from browser import WIDTHS, opened
 from conftest import wait_for
 from PIL import Image
 
@@ -470,31 +470,12 @@ def test_a_hundred_clients_lose_nothing_in_bounded_memory(server, predictor):
 
 # --- the page
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator:
-    """Chromium, without a window."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install -e .[test]")
-    chromium = shutil.which("chromium")
-    if not chromium:
-        pytest.skip("no Chromium is on this machine")
-    with playwright.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
 class Page:
-    """The page in a browser's tab, and what went on in it: requests, and errors of its console."""
+    """The page in a browser's tab."""
 
     def __init__(self, browser, client: Client, **options):
-        self.context = browser.new_context(**options)
-        self.tab = self.context.new_page()
-        self.asked: list[str] = []
-        self.errors: list[str] = []
-        self.tab.on("request", lambda request: self.asked.append(request.url))
-        self.tab.on("console", lambda told: self.errors.append(f"{told.type}: {told.text}"))
-        self.tab.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.tab.goto(f"http://127.0.0.1:{client.port}/")
+        self.seen = opened(browser, f"http://127.0.0.1:{client.port}/", **options)
+        self.tab = self.seen.page
         self.tab.get_by_text("5 classes").wait_for()
 
     def choose(self, *files: Path) -> list:
@@ -508,11 +489,6 @@ class Page:
         assert cards.count() == count
         return cards.all()
 
-    def faults(self) -> list[str]:
-        """What axe finds, of WCAG 2.2 AA and good manners."""
-        axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install -e .[test]")
-        return [f"{each['id']}: {each['help']}" for each in axe.Axe().run(self.tab).response["violations"]]
-
 
 @pytest.fixture
 def photos(tmp_path) -> list[Path]:
@@ -520,10 +496,10 @@ def photos(tmp_path) -> list[Path]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", WIDTHS)
 def test_the_page_names_pictures_on_every_screen(server, browser, predictor, photos, scheme, width):
-    page = Page(browser, server, color_scheme=scheme, viewport={"width": width, "height": 800})
-    assert page.faults() == []
+    page = Page(browser, server, width=width, scheme=scheme)
+    assert page.seen.faults() == []
     page.tab.get_by_label("Show what speaks for the answer").check()
     cards = page.choose(*photos)
     for card, file, expected in zip(cards, photos, predictor(photos), strict=True):
@@ -534,13 +510,13 @@ def test_the_page_names_pictures_on_every_screen(server, browser, predictor, pho
         assert card.get_by_alt_text("as the network saw it").evaluate("image => image.naturalWidth") == 192
     assert page.tab.get_by_role("status").inner_text() == "3 of 3 pictures done."
     assert page.tab.title() == "tiny.safetensors \u2013 ms-vit"       # what a class is called is no code
-    assert page.tab.evaluate("document.documentElement.scrollWidth") == width
+    assert page.seen.wider_than_the_window() == 0
     background = page.tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", background))) < 3 * 128) == (scheme == "dark")
-    assert page.faults() == [] and page.errors == []
-    assert {re.sub(r"^(http://127\.0\.0\.1:\d+/|blob:|data:image/).*", r"\1", url) for url in page.asked} <= {
+    assert page.seen.faults() == [] and page.seen.console == []
+    assert {re.sub(r"^(http://127\.0\.0\.1:\d+/|blob:|data:image/).*", r"\1", url) for url in page.seen.asked} <= {
         f"http://127.0.0.1:{server.port}/", "blob:", "data:image/"}
-    page.context.close()
+    page.tab.close()
 
 
 def test_the_page_works_by_keyboard_and_tells_of_what_it_cannot_name(server, browser, photos, tmp_path):
@@ -559,8 +535,8 @@ def test_the_page_works_by_keyboard_and_tells_of_what_it_cannot_name(server, bro
     page.tab.get_by_label("Choose pictures").set_input_files(packing.put(tmp_path / "notes.png", b"hello"))
     card = page.answered(2)[0]
     assert "notes.png is of none of these types: JPEG" in card.inner_text() and "failed" in card.get_attribute("class")
-    assert page.faults() == []
-    page.context.close()
+    assert page.seen.faults() == []
+    page.tab.close()
 
 
 def test_pictures_can_be_dropped_anywhere(server, browser, photos):
@@ -572,8 +548,8 @@ def test_pictures_can_be_dropped_anywhere(server, browser, photos):
     }""", list(photos[0].read_bytes()))
     page.tab.locator("h1").dispatch_event("drop", {"dataTransfer": dropped})
     assert page.answered(1)[0].get_by_role("heading").inner_text() == "dropped.png"
-    assert page.errors == []
-    page.context.close()
+    assert page.seen.console == []
+    page.tab.close()
 
 
 # --- its end

@@ -12,7 +12,6 @@ from ms_vit.inference.recorder import Recorder
 from ms_vit.reports.attention import overlay
 from ms_vit.reports.gallery import fit
 from ms_vit.weights.exports import FORMATS
-from ms_vit.weights.loading import load_model
 
 
 class Attention:
@@ -35,7 +34,7 @@ class Attention:
     @cached_property
     def recorder(self) -> Recorder:
         """Made when it is first asked for: few are asked."""
-        return Recorder(load_model(self.predictor.weights, self.model)[0])
+        return Recorder.load(self.predictor.weights, self.model)
 
     def __call__(self, prepared: np.ndarray, logits: np.ndarray) -> str:
         """A PNG, as a data URI, of how much each patch of a picture [C, H, W] speaks for its likeliest class."""
