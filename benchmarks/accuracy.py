@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import yaml
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 from sklearn.isotonic import isotonic_regression
@@ -29,6 +28,7 @@ from ms_vit.data.corruptions import chosen
 from ms_vit.data.operations import parse
 from ms_vit.errors import DataError
 from ms_vit.recipe import RECIPES, Recipe
+from ms_vit.reports.style import COLOURS, panels, save
 from ms_vit.runs.metrics import read_metrics
 from ms_vit.writing import write_whole
 
@@ -41,7 +41,7 @@ CORRUPTED_HEADER = ["recipe", "data", "seeds", "as they are, %", "under all 15, 
                     "under the others, %"]
 OTHERS_HEADER = ["published", "data", "parameters", "epochs", "top-1, %", "top-5, %", "minutes", "source"]
 # Okabe and Ito's colours, which the colour-blind tell apart; shapes tell them, too.
-LOOKS = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P")]
+LOOKS = list(zip(COLOURS, "os^DvP", strict=False))
 
 
 @dataclass(frozen=True)
@@ -306,8 +306,7 @@ def points(rows: Sequence[Row], others: Sequence[Published]) -> list[Point]:
 
 def draw(file: Path, shown: Sequence[Point]) -> None:
     """Top-1 against minutes of training, and against epochs; the PNG's Description holds the points as JSON."""
-    figure = Figure(figsize=(13, 6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = panels(2, width=6.5, height=6)
     looks = dict(zip(dict.fromkeys(point.data for point in shown), itertools.cycle(LOOKS), strict=False))
     for axes, key, unit in ((left, "minutes", "training, minutes (published ones: on whatever they had)"),
                             (right, "epochs", "training, epochs")):
@@ -323,8 +322,6 @@ def draw(file: Path, shown: Sequence[Point]) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(f"{unit}, logarithmic")
         axes.set_ylabel("test top-1, %")
-        axes.grid(alpha=0.2)
-        axes.spines[["top", "right"]].set_visible(False)
         name(axes, placed)
     entries = [Line2D([], [], color=colour, marker=shape, linestyle="", label=data, markersize=8)
                for data, (colour, shape) in looks.items()]
@@ -333,7 +330,7 @@ def draw(file: Path, shown: Sequence[Point]) -> None:
                 for who, fill in (("ms-vit", "filled"), ("published", "hollow"))]
     figure.legend(handles=entries, fontsize=8, loc="outside upper left", ncols=len(entries), frameon=False)
     told = json.dumps([asdict(point) for point in shown])
-    write(file, lambda path: figure.savefig(path, dpi=110, format="png", metadata={"Description": told}))
+    write(file, lambda path: save(figure, path, metadata={"Description": told}))
 
 
 def name(axes: Axes, placed: Sequence[tuple[float, Point]]) -> None:

@@ -19,6 +19,7 @@ from benchmarks.report import RESULTS, machine, markdown, number, save, text
 from ms_vit import cli
 from ms_vit.errors import DataError
 from ms_vit.progress import say
+from ms_vit.reports.style import COLOURS, panels
 
 CONTENDERS = ("ours", "timm")
 ROUNDS = 3
@@ -153,9 +154,9 @@ def lines(axis: str, points: list[Point]) -> list[list[str]]:
 
 def chart(axes: list[str], points: list[Point]) -> Figure:
     """Images/s above and GFLOP/s below, against the FLOP count of a step; a column an axis, points by its values."""
-    figure = Figure(figsize=(4.5 * len(axes), 7), layout="constrained")
-    for plots, axis in zip(figure.subplots(2, len(axes), squeeze=False).T, axes, strict=True):
-        for contender, colour in zip(CONTENDERS, ("tab:red", "tab:gray"), strict=True):
+    figure, every = panels(len(axes), rows=2, width=4.5, height=3.5)
+    for plots, axis in zip(zip(every[:len(axes)], every[len(axes):], strict=True), axes, strict=True):
+        for contender, colour in zip(CONTENDERS, COLOURS, strict=False):
             found = [(row, point) for point in points if point.axis == axis
                      for row in point.rows if row.contender == contender]
             for plot, speed in zip(plots, ("images_per_second", "gflops"), strict=True):
@@ -171,9 +172,7 @@ def chart(axes: list[str], points: list[Point]) -> Figure:
         below.set(xlabel="GFLOP a step", ylabel="GFLOP/s", ylim=(0, None))
         for plot in plots:
             plot.set_xscale("log")
-            plot.grid(alpha=0.2)
             plot.legend(frameon=False)
-            plot.spines[["top", "right"]].set_visible(False)
     return figure
 
 

@@ -17,6 +17,7 @@ from benchmarks.contenders import cores
 from benchmarks.jobs import Job
 from benchmarks.measure import Row
 from ms_vit.errors import DataError
+from ms_vit.reports import style
 from ms_vit.runs.folder import versions
 
 RESULTS = Path(__file__).parent / "results"
@@ -130,25 +131,22 @@ def on(machine: dict[str, Any]) -> str:
             f"load {machine['load']} before; {machine['driver']}")
 
 
-def chart(panels: list[Panel]) -> Figure:
+def chart(jobs: list[Panel]) -> Figure:
     """Images/s as bars, one panel a job, with whiskers from the slowest round to the fastest."""
-    columns = 2 if len(panels) > 1 else 1
-    lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(6.5 * columns, 0.6 + 2.6 * lines), layout="constrained")
-    every = figure.subplots(lines, columns, squeeze=False).flat
-    for axes, panel in zip(every, panels, strict=False):
+    columns = 2 if len(jobs) > 1 else 1
+    figure, every = style.panels(columns, rows=-(-len(jobs) // columns), width=6.5, height=2.8)
+    for axes, panel in zip(every, jobs, strict=False):
         rows = [row for row in reversed(panel.rows) if row.images]
         speeds = [row.images_per_second for row in rows]
         whiskers = [[speed.median - speed.min for speed in speeds], [speed.max - speed.median for speed in speeds]]
         names = [f"{row.contender}\n{row.framework}" for row in rows]
         axes.barh(range(len(rows)), [speed.median for speed in speeds], xerr=whiskers, capsize=3,
-                  color=["tab:red" if row.contender.startswith("ours") else "tab:gray" for row in rows])
+                  color=[style.COLOURS[0] if row.contender.startswith("ours") else style.COLOURS[5] for row in rows])
         axes.set_yticks(range(len(rows)), names, fontsize=7)
         axes.set_title(f"{panel.title}, {panel.job.mode}, batches of {panel.job.batch}", fontsize=9)
         axes.set_xlabel("images/s", fontsize=8)
-        axes.grid(axis="x", alpha=0.2)
-        axes.spines[["top", "right"]].set_visible(False)
-    for axes in list(every):        # an odd number of panels leaves one empty
+        axes.grid(False, axis="y")
+    for axes in every[len(jobs):]:      # an odd number leaves one empty
         axes.set_axis_off()
     return figure
 
@@ -161,7 +159,7 @@ def save(folder: Path, name: str, record: dict[str, Any], page: str, figure: Fig
     folder.mkdir(parents=True, exist_ok=True)
     page = f"# {name}\n\n`{record['command']}`\n\n{on(record['machine'])}\n\n{page}\n\n![chart]({name}.png)\n"
     write(folder / f"{name}.json", lambda path: path.write_text(json.dumps(record, indent=1)))
-    write(folder / f"{name}.png", lambda path: figure.savefig(path, dpi=110, format="png"))
+    write(folder / f"{name}.png", lambda path: style.save(figure, path))
     write(folder / f"{name}.md", lambda path: path.write_text(page))
 
 

@@ -17,6 +17,7 @@ from ms_vit.reports.calibration import BINS, calibration
 from ms_vit.reports.reading import Line, Story
 from ms_vit.reports.style import COLOURS, panels, save, thinned
 
+MOST_MARKED = 30        # points of a line that are marked one by one
 MOST_COUNTS = 16        # classes whose counts are written into the confusion
 MOST_NAMES = 40         # classes whose names stand at its sides
 MOST_POSITIONS = 14     # rows and columns of positions that are compared
@@ -27,6 +28,10 @@ FILTERS = (4, 7)        # rows and columns, as in the paper's figure 7
 
 def plot(axes: Axes, lines: Sequence[Line], x: str, y: str, scale: float = 1.0, **style: Any) -> None:
     told = [line for line in lines if line.get(y) is not None]
+    if not told:        # a line of nothing would stand in the legend
+        return
+    if len(told) > MOST_MARKED:
+        style.pop("marker", None)
     axes.plot(thinned([line[x] for line in told]), thinned([scale * line[y] for line in told]), **style)
 
 

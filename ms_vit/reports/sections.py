@@ -180,8 +180,8 @@ def reliability_of(stories: Sequence[Story]) -> Chart | None:
     told = [story for story in stories if story.answers]
     if not told:
         return None
-    words = "; ".join(f"{story.name}: expected calibration error {percent(calibration(story.answers).error)}"
-                      for story in told if story.answers)
+    errors = ", ".join(f"{story.name} {percent(calibration(story.answers).error)}" for story in told if story.answers)
+    words = f"how far probabilities come true; expected calibration error: {errors}"
     return Chart("reliability", words, svg(figures.reliability(told), "reliability"))
 
 

@@ -43,9 +43,10 @@ def thinned(values: Any) -> np.ndarray:
     return values[np.linspace(0, len(values) - 1, MOST_POINTS).round().astype(int)]
 
 
-def save(figure: Figure, out: Path) -> None:
+def save(figure: Figure, out: Path, **options: Any) -> None:
+    """Writes a figure as PNG, whatever the file is called; `options` are savefig's."""
     with matplotlib.rc_context(STYLE):
-        figure.savefig(out)
+        figure.savefig(out, format="png", **options)
 
 
 def svg(figure: Figure, name: str) -> str:
