@@ -5,6 +5,7 @@ import pytest
 from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 
 from ms_vit.data.labels import Labels
+from ms_vit.distributed import World
 from ms_vit.inference.scores import Scores
 
 
@@ -56,3 +57,19 @@ def test_the_most_frequent_mix_up_is_told():
     logits = np.eye(3)[[0, 1, 1, 1, 2]]
     scores = scored(logits, np.array([0, 0, 0, 1, 2]))
     assert scores.mistakes(Labels(["a", "b", "c"], ["ant", "bee", "cow"])) == ["ant taken for bee, 2 of 3"]
+
+
+@pytest.mark.parametrize(("count", "size"), [(7, 3), (6, 3), (3, 3), (10, 1), (9, 2)])
+def test_what_processes_found_comes_in_the_order_of_the_images(count, size):
+    class Together(World):
+        """Knows what the others bring: each the squares of its own samples."""
+
+        def gather(self, values):
+            parts = [np.array(World(rank, size).scatter(range(count)), np.int32)**2 for rank in range(size)]
+            longest = max(map(len, parts))
+            return np.stack([np.pad(part, (0, longest - len(part))) for part in parts])
+
+    for rank in range(size):
+        world = Together(rank, size)
+        mine = np.array(world.scatter(range(count)), np.int32)**2
+        assert world.collect(mine, count).tolist() == [number**2 for number in range(count)]

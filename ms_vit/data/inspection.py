@@ -22,6 +22,7 @@ from ms_vit.progress import say, warn
 from ms_vit.writing import write_whole
 
 # What MindSpore's Decode reads, in Pillow's names.
+BAD_IMAGES = "bad_images.json"      # of a run: what it leaves out, and why
 FORMATS = ("JPEG", "MPO", "PNG", "BMP", "PPM", "TIFF")
 PNG_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")  # and all that begin with a small letter, which it passes over
 TIFF_COMPRESSIONS = ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "jpeg", "tiff_ccitt",
@@ -159,17 +160,28 @@ def reason(error: Exception) -> str:
     return text[:1].lower() + text[1:]
 
 
+def left_out(run: Path) -> dict[Path, str] | None:
+    """The images that a run leaves out, with what is wrong with each; None where it wasn't looked for such.
+
+    Raises DataError where the list is none.
+    """
+    kept = run / BAD_IMAGES
+    if not kept.is_file():
+        return None
+    try:
+        return {Path(path): problem for path, problem in json.loads(kept.read_bytes()).items()}
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"{kept} is no list of images; remove it, and they are looked at again") from error
+
+
 def unreadable(folder: Path, run: Path, files: Sequence[Path], world: World) -> list[Path]:
     """Which of the images `files`, all below `folder`, can't be read, each told; once for a run, which keeps the list.
 
     Raises OSError where the list can't be written, DataError where a kept one is none.
     """
-    kept = run / "bad_images.json"
-    if kept.is_file():
-        try:
-            found = {Path(path): problem for path, problem in json.loads(kept.read_bytes()).items()}
-        except (ValueError, AttributeError) as error:
-            raise DataError(f"{kept} is no list of images; remove it, and they are looked at again") from error
+    kept, known = run / BAD_IMAGES, left_out(run)
+    if known is not None:
+        found = known
     else:
         names = [str(path.relative_to(folder)) for path in files]
         inspections = inspect(folder, names, f"looking for bad images in {folder}")

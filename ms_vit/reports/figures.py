@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ms_vit.data.corruptions import CORRUPTIONS, STRENGTHS
-from ms_vit.data.labels import Labels
 from ms_vit.inference.robustness import Robustness
 from ms_vit.models.config import ViTConfig
 from ms_vit.reports.calibration import BINS, calibration
@@ -111,9 +110,9 @@ def draw_curves(story: Story, out: Path) -> None:
 
 # --- answers
 
-def confusion(counts: np.ndarray, labels: Labels) -> Figure:
-    """A class's images by what they were taken for, in percent: counts [true, predicted]."""
-    classes = len(labels)
+def confusion(counts: np.ndarray, names: Sequence[str]) -> Figure:
+    """A class's images by what they were taken for, in percent: counts [true, predicted] of the classes of `names`."""
+    classes = len(names)
     side = min(3.4 + 0.28 * classes, 7.5)
     figure, (axes,) = panels(width=side + 0.6, height=side)
     with np.errstate(invalid="ignore"):
@@ -124,8 +123,8 @@ def confusion(counts: np.ndarray, labels: Labels) -> Figure:
     axes.set(xlabel="taken for", ylabel="is")
     axes.grid(False)
     if classes <= MOST_NAMES:
-        axes.set_xticks(range(classes), labels.names, rotation=90)
-        axes.set_yticks(range(classes), labels.names)
+        axes.set_xticks(range(classes), names, rotation=90)
+        axes.set_yticks(range(classes), names)
         axes.tick_params(labelsize="small" if classes <= MOST_COUNTS else "x-small")
     if classes <= MOST_COUNTS:
         for row, column in np.argwhere(counts):

@@ -1,14 +1,15 @@
 """Pictures of a run: as its network sees them, with what it looks at, and as training augments them."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ms_vit.data.images import picture
 from ms_vit.data.layout import Layout
-from ms_vit.data.pipeline import Batches
+from ms_vit.data.pipeline import Batches, naming_bad_images
 from ms_vit.inference.recorder import Recorder
 from ms_vit.recipe import Recipe
 from ms_vit.reports.attention import TILE, heads_sheet, overlay
@@ -114,10 +115,12 @@ def shown(view: Image.Image) -> Image.Image:
     return view
 
 
-def augmented(recipe: Recipe, spec: ModelSpec, layout: Layout) -> list[tuple[str, Image.Image]]:
-    """The first images of the first epoch as training's network sees them, with their class."""
+def augmented(recipe: Recipe, spec: ModelSpec, layout: Layout,
+              leave_out: Collection[Path]) -> list[tuple[str, Image.Image]]:
+    """The first images of the first epoch as training's network sees them, with their class. Raises DataError."""
     preprocessing = replace(spec.preprocessing, transforms=recipe.augment.train).for_channels(spec.config.channels)
     batches = Batches(layout.train, spec.labels, preprocessing, training=True, seed=recipe.train.seed,
                       batch_size=recipe.train.batch_size, repeats=recipe.augment.repeats,
-                      alternate_flip=recipe.augment.alternate_flip)
-    return [(spec.labels.names[label], shown(view)) for view, label in batches.pictures()]
+                      alternate_flip=recipe.augment.alternate_flip, leave_out=leave_out)
+    with naming_bad_images():
+        return [(spec.labels.names[label], shown(view)) for view, label in batches.pictures()]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ms_vit.data.inspection import left_out
 from ms_vit.data.layout import Layout, Split, find_layout
 from ms_vit.errors import UserError
 from ms_vit.models.costs import Cost, forward_flops
@@ -52,6 +53,7 @@ class Data:
     fewest: tuple[str, int] = ("", 0)
     most: tuple[str, int] = ("", 0)
     samples: list[tuple[str, str]] = field(default_factory=list)    # class, picture
+    left_out: int = 0
 
 
 def layout_of(story: Story) -> Layout | None:
@@ -83,8 +85,10 @@ def data_of(story: Story, layout: Layout | None) -> Data | None:
     if ordered:
         (few, first), (many, last) = ordered[0], ordered[-1]
         data.fewest, data.most = (names[index[first]], few), (names[index[last]], many)
+    bad = left_out(story.folder) or {}
+    data.left_out = len(bad)
     try:
-        data.samples = [(name, data_uri(view)) for name, view in augmented(story.recipe, story.spec, layout)]
+        data.samples = [(name, data_uri(view)) for name, view in augmented(story.recipe, story.spec, layout, bad)]
     except UserError as error:
         story.missing.append(f"there are no augmented images, since {error}")
     return data
@@ -140,7 +144,9 @@ def confusion_of(story: Story) -> Chart | None:
     if story.answers is None:
         return None
     labels = story.spec.labels
-    figure = figures.confusion(story.answers.confusion(len(labels)), labels)
+    counts = story.answers.confusion(len(labels))
+    met = np.flatnonzero(counts.sum(0) + counts.sum(1))      # ten of a thousand classes, maybe
+    figure = figures.confusion(counts[np.ix_(met, met)], [labels.names[index] for index in met])
     return Chart("confusion", "confusion matrix; its largest mix-ups are listed beside it", svg(figure, "confusion"))
 
 
@@ -192,7 +198,8 @@ def opened(story: Story) -> Shown | None:
     try:
         return Shown(story.answers)
     except (UserError, OSError):
-        story.missing.append(f"{story.answers.split} is not there as it was, so no pictures of it are shown")
+        story.missing.append(f"{story.answers.split}, or what answered about it, {story.answers.weights}, is not there "
+                             "as it was, so no pictures of it are shown")
         return None
 
 
