@@ -13,7 +13,7 @@ from ms_vit.data.layout import Split
 from ms_vit.data.preprocessing import Preprocessing
 from ms_vit.errors import UsageError
 from ms_vit.inference.robustness import CorruptedBatches, Robustness
-from ms_vit.reports.robustness import draw_robustness
+from ms_vit.reports.figures import draw_robustness
 
 NAMES = ["gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur",
          "snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression"]
