@@ -116,8 +116,8 @@ def sections(text: str) -> list[tuple[str, list[str]]]:
     """Each heading, and a line for all that its section has to state alike in both languages.
 
     First, in their order: code and programs' tables line by line, what each cell of other tables states, and that there
-    is a paragraph. Then what its prose states, numbers as often as they stand there. Numbers in words (ten, 十) are left
-    to who translates.
+    is a paragraph. Then what its prose states, numbers as often as they stand there. Numbers in words (ten, 十) are
+    left to who translates.
     """
     found: list[tuple[str, list[str], list[str]]] = []
     for piece in PIECE.finditer(text):
