@@ -1,6 +1,6 @@
 """What recipes came to, beside what others published: python -m benchmarks.accuracy --help.
 
-README's table of accuracies, its chart, and "Expected:" in the headers of recipes are this module's output;
+The READMEs' table of accuracies, its chart, and "Expected:" in the headers of recipes are this module's output;
 tests/test_benchmark_recipes.py holds them against the results of benchmarks.recipes.
 """
 
@@ -22,7 +22,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from sklearn.isotonic import isotonic_regression
 
 from benchmarks.recipes import EVAL, METRICS, RECIPE, RECORD, Record
-from benchmarks.report import RESULTS, around, markdown, percent, spread, write
+from benchmarks.report import RESULTS, filled, markdown, percent, spread, write
 from ms_vit import cli
 from ms_vit.data.corruptions import chosen
 from ms_vit.data.operations import parse
@@ -147,12 +147,12 @@ class Page:
     text: str
 
 
-def accuracy(results: Path = RESULTS, readme: Path | None = None, recipes: Path = RECIPES) -> Page:
+def accuracy(results: Path = RESULTS, readme: Sequence[Path] = (), recipes: Path = RECIPES) -> Page:
     """Print what recipes came to, and what their headers are to say; with --readme, write both, and the chart.
 
     Args:
         results: folder of what benchmarks.recipes kept.
-        readme: a page, between whose markers (<!-- accuracy: ... -->, <!-- end of accuracy -->) the tables are put. The
+        readme: pages, between whose markers (<!-- accuracy: ... -->, <!-- end of accuracy -->) the tables are put. The
             chart goes into the results' folder.
         recipes: folder of the recipes, in whose headers the line "# Expected: ..." is put.
     """
@@ -162,13 +162,12 @@ def accuracy(results: Path = RESULTS, readme: Path | None = None, recipes: Path 
     for row in rows:
         print(f"\n{row.recipe}: expected: {row.expected}")
     if readme:
-        before, (named, _), after = around(readme, "accuracy")
+        pages = filled(readme, "accuracy", page)
         headers = {file: text for row in rows if (file := recipes / f"{row.recipe}.yaml").is_file()
                    if (text := with_header(file, row.expected)) is not None}
         draw(results / CHART, points(rows, others))
-        for file, text in headers.items():
+        for file, text in (headers | pages).items():
             write_whole(file, text)
-        write_whole(readme, f"{before}<!-- accuracy: {named} -->\n{page}\n<!-- end of accuracy -->{after}")
     return Page(page)
 
 

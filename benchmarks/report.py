@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,18 @@ def around(page: Path, what: str) -> tuple[str, tuple[str, str], str]:
         raise DataError(f'{page} has no lines "<!-- {what}: -->" and "<!-- end of {what} -->"; put them where the '
                         "tables are to stand")
     return text[:found.start()], (found[1], found[2]), text[found.end():]
+
+
+def filled(pages: Iterable[Path], what: str, between: str, named: str | None = None) -> dict[Path, str]:
+    """The text of each page with this between its markers; `named` in the first of them, else what it names.
+
+    Raises DataError where a page has no markers.
+    """
+    texts = {}
+    for page in pages:
+        before, (names, _), after = around(page, what)
+        texts[page] = f"{before}<!-- {what}: {named or names} -->\n{between}\n<!-- end of {what} -->{after}"
+    return texts
 
 
 def machine() -> dict[str, Any]:

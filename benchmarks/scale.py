@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.jobs import vit
 from benchmarks.processes import NETWORKS, Row, exchanged
-from benchmarks.report import RESULTS, around, markdown
+from benchmarks.report import RESULTS, filled, markdown
 from ms_vit import cli
 from ms_vit.models.config import ViTConfig
 from ms_vit.models.costs import forward_flops
@@ -194,8 +194,7 @@ def scale(page: Path = PAGE) -> Written:
         page: file whose tables stand between comments that name them.
     """
     for name, table in TABLES.items():
-        before, (told, _), after = around(page, name)
-        write_whole(page, f"{before}<!-- {name}: {told} -->\n{markdown(table())}\n<!-- end of {name} -->{after}")
+        write_whole(page, filled([page], name, markdown(table()))[page])
     say(f"{page}: {len(TABLES)} tables")
     return Written(page)
 

@@ -1,6 +1,6 @@
 """What was aimed at, and what recorded comparisons came to: python -m benchmarks.targets --help.
 
-README's tables of figures are this module's output; tests/test_benchmarks.py holds them against the results.
+The READMEs' tables of figures are this module's output; tests/test_benchmarks.py holds them against the results.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.jobs import MODELS, Job, Mode
 from benchmarks.measure import Row, Spread
-from benchmarks.report import around, markdown, number, on
+from benchmarks.report import filled, markdown, number, on
 from ms_vit import cli
 from ms_vit.errors import DataError
 from ms_vit.writing import write_whole
@@ -95,19 +95,18 @@ class Page:
     text: str
 
 
-def targets(results: list[Path], readme: Path | None = None) -> Page:
+def targets(results: list[Path], readme: Sequence[Path] = ()) -> Page:
     """Set recorded comparisons against what was aimed at; print the tables.
 
     Args:
         results: .json files of `python -m benchmarks.compare`; of several, each has a line in a cell.
-        readme: a page, between whose markers (<!-- targets: ... -->, <!-- end of targets -->) the tables are put.
+        readme: pages, between whose markers (<!-- targets: ... -->, <!-- end of targets -->) the tables are put.
     """
     page = tables([load(path) for path in results])
     print(page)
-    if readme:
-        files = " ".join(path.as_posix() for path in results)
-        before, _, after = around(readme, "targets")
-        write_whole(readme, f"{before}<!-- targets: {files} -->\n{page}\n<!-- end of targets -->{after}")
+    files = " ".join(path.as_posix() for path in results)
+    for file, text in filled(readme, "targets", page, files).items():
+        write_whole(file, text)
     return Page(page)
 
 

@@ -16,7 +16,7 @@ import sys
 import threading
 import traceback
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ def add_parameters(parser: Any, function: Callable[..., Any]) -> None:
         required = parameter.default is parameter.empty
         if kind is bool:
             options |= {"action": "store_true"}
-        elif typing.get_origin(kind) is list:       # people write a.jpg b.jpg, not a list as JSON
+        elif typing.get_origin(kind) in (list, Sequence):       # people write a.jpg b.jpg, not a list as JSON
             options |= {"type": typing.get_args(kind)[0], "nargs": "+"}
         else:
             options |= {"type": kind}

@@ -263,12 +263,15 @@ def test_what_training_with_corruptions_gains_is_told_apart_for_those_that_it_ha
 
 def test_readme_header_and_chart_are_made_of_the_results(done, tmp_path, monkeypatch, capsys):
     results = Path(shutil.copytree(done / "results", tmp_path / "results"))
-    readme, file = tmp_path / "page.md", recipe(tmp_path, expected="old")
-    readme.write_text("before\n<!-- accuracy: x -->\nold\n<!-- end of accuracy -->\nafter\n")
-    assert accuracy.main(["--results", str(results), "--readme", str(readme), "--recipes", str(tmp_path)]) == 0
+    file, readmes = recipe(tmp_path, expected="old"), {word: tmp_path / f"{word}.md" for word in ("before", "从前")}
+    for word, readme in readmes.items():
+        readme.write_text(f"{word}\n<!-- accuracy: x -->\nold\n<!-- end of accuracy -->\nafter\n")
+    assert accuracy.main(["--results", str(results), "--readme", *map(str, readmes.values()),
+                          "--recipes", str(tmp_path)]) == 0
     rows = accuracy.load(results)
     page = accuracy.tables(rows, accuracy.read_published())
-    assert readme.read_text() == f"before\n<!-- accuracy: x -->\n{page}\n<!-- end of accuracy -->\nafter\n"
+    for word, readme in readmes.items():
+        assert readme.read_text() == f"{word}\n<!-- accuracy: x -->\n{page}\n<!-- end of accuracy -->\nafter\n"
     assert "`tiny` with `--train.batch_size=8` | few, 6 of val/" in page
     assert file.read_text() == RECIPE.format(expected=rows[0].expected, epochs=2, holdout=0.3)
     with Image.open(results / "accuracy.png") as chart:
@@ -319,8 +322,9 @@ def test_a_header_without_a_place_for_the_figures_is_told(done, tmp_path, capsys
 def test_readme_chart_and_headers_are_of_the_published_results():
     rows, others = accuracy.load(RESULTS), accuracy.read_published()
     assert rows
-    _, (_, between), _ = around(REPOSITORY / "README.md", "accuracy")
-    assert between == accuracy.tables(rows, others)
+    for readme in ("README.md", "README.zh-CN.md"):
+        _, (_, between), _ = around(REPOSITORY / readme, "accuracy")
+        assert between == accuracy.tables(rows, others), readme
     with Image.open(RESULTS / accuracy.CHART) as chart:
         chart.load()
         assert json.loads(chart.text["Description"]) == [asdict(point) for point in accuracy.points(rows, others)]

@@ -15,7 +15,7 @@ from benchmarks import measure as measuring
 from benchmarks import targets as targeting
 from benchmarks.jobs import MODELS, Job, Model, vit
 from benchmarks.measure import Entry, Failure, Row, Spread, Worker
-from benchmarks.report import Panel, machine
+from benchmarks.report import Panel, around, machine
 from benchmarks.targets import Target
 from ms_vit.models.config import ViTConfig
 from ms_vit.models.costs import forward_flops
@@ -258,13 +258,16 @@ def test_who_is_better_is_not_told_where_one_of_them_was_not_measured(aims, tmp_
         ["not measured", "not measured", ">= 2", "", ""]]
 
 
-def test_the_tables_go_between_a_pages_markers_and_nothing_else_changes(aims, tmp_path):
-    result, page = recorded(tmp_path, "a", rows={("small", "train"): [row("ours-bf16", [1.0])]}), tmp_path / "page.md"
-    page.write_text("before\n<!-- targets: old.json -->\nold\n<!-- end of targets -->\nafter\n")
-    assert targeting.main([str(result), "--readme", str(page)]) == 0
-    text = page.read_text()
+def test_the_tables_go_between_each_pages_markers_and_nothing_else_changes(aims, tmp_path):
+    result = recorded(tmp_path, "a", rows={("small", "train"): [row("ours-bf16", [1.0])]})
+    pages = {word: tmp_path / f"{word}.md" for word in ("before", "从前")}
+    for word, page in pages.items():
+        page.write_text(f"{word}\n<!-- targets: old.json -->\nold\n<!-- end of targets -->\nafter\n")
+    assert targeting.main([str(result), "--readme", *map(str, pages.values())]) == 0
     table = targeting.tables([targeting.load(result)])
-    assert text == f"before\n<!-- targets: {result.as_posix()} -->\n{table}\n<!-- end of targets -->\nafter\n"
+    for word, page in pages.items():
+        assert page.read_text() == (
+            f"{word}\n<!-- targets: {result.as_posix()} -->\n{table}\n<!-- end of targets -->\nafter\n")
 
 
 @pytest.mark.parametrize(("content", "told"), [
@@ -273,18 +276,19 @@ def test_the_tables_go_between_a_pages_markers_and_nothing_else_changes(aims, tm
     ('{"panels": [], "machine": {"date": "", "cores": 1, "cpu": "", "memory_gib": 1, "load": 0, "driver": ""}}',
      "has no lines \"<!-- targets: -->\""),
 ])
-def test_what_targets_cannot_read_gets_one_line_and_leaves_the_page(content, told, tmp_path, capsys):
-    result, page = tmp_path / "a.json", tmp_path / "page.md"
+def test_what_targets_cannot_read_gets_one_line_and_leaves_the_pages(content, told, tmp_path, capsys):
+    result, good, bad = tmp_path / "a.json", tmp_path / "good.md", tmp_path / "bad.md"
     result.write_text(content)
-    page.write_text("no markers")
-    assert targeting.main([str(result), "--readme", str(page)]) == 1
+    good.write_text(markers := "<!-- targets: -->\nold\n<!-- end of targets -->")
+    bad.write_text("no markers")
+    assert targeting.main([str(result), "--readme", str(good), str(bad)]) == 1
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
-    assert page.read_text() == "no markers" and list(tmp_path.glob(".*")) == []
+    assert good.read_text() == markers and bad.read_text() == "no markers" and list(tmp_path.glob(".*")) == []
 
 
-def test_the_figures_of_the_readme_are_those_of_the_recorded_results(monkeypatch):
+@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
+def test_the_figures_of_the_readme_are_those_of_the_recorded_results(readme, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    readme = Path("README.md")
-    _, (files, between), _ = targeting.around(readme, "targets")
+    _, (files, between), _ = around(Path(readme), "targets")
     assert between == targeting.tables([targeting.load(Path(file)) for file in files.split()])
