@@ -18,7 +18,7 @@ from ms_vit.data.layout import Split
 from ms_vit.errors import DataError
 from ms_vit.models.config import ViTConfig
 from ms_vit.recipe import Recipe
-from ms_vit.reports import figures, sections, style
+from ms_vit.reports import figures, page, sections, style
 from ms_vit.reports.attention import heads_sheet, overlay
 from ms_vit.reports.calibration import BINS, calibration
 from ms_vit.reports.page import pairs
@@ -138,6 +138,20 @@ def test_figures_follow_the_page_and_keep_their_ids_apart(runs):
 
 # --- what is missing, and what is damaged
 
+def test_what_cannot_be_written_leaves_the_run_done(root, tmp_path, monkeypatch, capsys):       # noqa: F811
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setenv("MS_VIT_REPORT", "on")
+    monkeypatch.setattr(page, "write_report", full)
+    (tmp_path / "run/answers.jsonl").mkdir(parents=True)
+    recipe = Recipe.load("digits", {**OPTIONS, "data.root": str(root), "train.epochs": 1})
+    assert ms_vit.train(recipe, tmp_path / "run").steps == 44
+    told = capsys.readouterr().err
+    assert f"can't write {tmp_path / 'run/answers.jsonl'} (is a directory); training goes on" in told
+    assert f"couldn't be made (no space left on device); \"ms-vit report {tmp_path / 'run'}\" tries again" in told
+
+
 def test_without_answers_data_or_recipe_the_page_says_what_it_lacks(copied, root, run, monkeypatch, tmp_path):  # noqa: F811
     (copied / "answers.jsonl").unlink()
     code, result, told = run("report", copied)
@@ -215,6 +229,13 @@ def test_several_runs_stand_side_by_side(runs, run, tmp_path):
     assert right == both and right + sum(others) == len(first.answers)
 
 
+def test_runs_of_one_name_are_told_apart_by_their_folders(runs, run, tmp_path):
+    twins = [Path(shutil.copytree(each, tmp_path / part / "digits")) for part, each in zip("ab", runs, strict=True)]
+    assert run("report", *twins, "--out", tmp_path / "both.html")[0] == 0
+    text = (tmp_path / "both.html").read_text()
+    assert all(f"<th scope=\"col\">{twin}</th>" in text for twin in twins)
+
+
 # --- in a browser
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -227,17 +248,17 @@ def test_the_page_is_flawless_in_a_browser(width, scheme, runs, browser):
 
 
 def test_classes_are_sorted_and_filtered_by_keyboard(runs, browser):
-    page = opened(browser, runs[0] / "report.html").page
-    column = page.locator("#per-class tbody tr td:nth-child(4)")
-    head = page.locator("#per-class th", has_text="top-1")
+    tab = opened(browser, runs[0] / "report.html").page
+    column = tab.locator("#per-class tbody tr td:nth-child(4)")
+    head = tab.locator("#per-class th", has_text="top-1")
     head.locator("button").focus()
-    page.keyboard.press("Enter")
+    tab.keyboard.press("Enter")
     ascending = [float(text) for text in column.all_inner_texts()]
     assert ascending == sorted(ascending) and head.get_attribute("aria-sort") == "ascending"
-    page.keyboard.press("Enter")
+    tab.keyboard.press("Enter")
     assert [float(text) for text in column.all_inner_texts()] == ascending[::-1]
-    page.get_by_label("Only classes with").fill("7")
-    shown = [row for row in page.locator("#per-class tbody tr").all() if row.is_visible()]
+    tab.get_by_label("Only classes with").fill("7")
+    shown = [row for row in tab.locator("#per-class tbody tr").all() if row.is_visible()]
     assert 0 < len(shown) < 10 and all("7" in row.inner_text() for row in shown)
 
 
@@ -266,26 +287,26 @@ def test_the_gallery_is_flawless_in_a_browser(width, gallery, browser):
 
 
 def test_the_gallery_turns_its_pages_and_filters(gallery, browser):
-    page = opened(browser, gallery / "all/gallery.html").page
+    tab = opened(browser, gallery / "all/gallery.html").page
     lines = [json.loads(line) for line in (gallery / "all/predictions.jsonl").read_text().splitlines()]
     first = [line["predictions"][0] for line in lines]
-    assert page.locator("#told").inner_text() == f"1 to 100 of {len(lines)}"
-    page.get_by_role("button", name="Next").click()
-    assert page.locator("#told").inner_text() == f"101 to 200 of {len(lines)}"
-    page.get_by_label("Class").select_option(label=next(
-        text for text in page.get_by_label("Class").locator("option").all_inner_texts() if text.startswith("1 (")))
+    assert tab.locator("#told").inner_text() == f"1 to 100 of {len(lines)}"
+    tab.get_by_role("button", name="Next").click()
+    assert tab.locator("#told").inner_text() == f"101 to 200 of {len(lines)}"
+    tab.get_by_label("Class").select_option(label=next(
+        text for text in tab.get_by_label("Class").locator("option").all_inner_texts() if text.startswith("1 (")))
     ones = [answer["probability"] for answer in first if answer["name"] == "1"]
-    assert page.locator("#told").inner_text().endswith(f" of {len(ones)}")
-    page.get_by_label("Confidence from").fill("50")
+    assert tab.locator("#told").inner_text().endswith(f" of {len(ones)}")
+    tab.get_by_label("Confidence from").fill("50")
     sure = sum(probability >= 0.5 for probability in ones)
-    assert page.locator("#told").inner_text().endswith(f" of {sure}") or not sure
-    page.get_by_label("Confidence from").fill("0")
-    page.get_by_label("Sorted by").select_option("up")
-    told = page.locator("#pictures > li > ol > li:first-child").all_inner_texts()
+    assert tab.locator("#told").inner_text().endswith(f" of {sure}") or not sure
+    tab.get_by_label("Confidence from").fill("0")
+    tab.get_by_label("Sorted by").select_option("up")
+    told = tab.locator("#pictures > li > ol > li:first-child").all_inner_texts()
     shown = [float(text.split()[-2]) for text in told]
     assert shown == sorted(shown) and len(shown) == min(100, len(ones))
-    page.get_by_label("File with").fill("nowhere")
-    assert page.locator("#told").inner_text() == "none of the pictures"
+    tab.get_by_label("File with").fill("nowhere")
+    assert tab.locator("#told").inner_text() == "none of the pictures"
 
 
 def test_ten_thousand_pictures_are_a_small_page(tmp_path, browser):

@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ms_vit.models.costs import Cost, costs
 from ms_vit.progress import say, warn
 from ms_vit.reports import figures, sections
 from ms_vit.reports.pictures import doubtful_hits, mistakes
@@ -44,10 +44,13 @@ def write_report(folders: Sequence[Path], out: Path) -> list[str]:
     Raises DataError where one of them holds no checkpoint, or a file of it is damaged.
     """
     stories = [read_story(folder) for folder in folders]
+    if len({story.name for story in stories}) < len(stories):       # runs/a/digits and runs/b/digits
+        stories = [replace(story, name=str(story.folder)) for story in stories]
     if len(stories) == 1:
         (story,) = stories
         text = render("report.html", **one(story))
-        figures.draw_curves(story, out.with_name("curves.png")) if story.epochs else None
+        if story.epochs:
+            figures.draw_curves(story, out.with_name("curves.png"))
     else:
         text = render("comparison.html", **several(stories))
     write_whole(out, text)
@@ -58,10 +61,9 @@ def write_report(folders: Sequence[Path], out: Path) -> list[str]:
 
 def one(story: Story) -> dict[str, Any]:
     """What the page of one run shows."""
-    layout = sections.layout_of(story)
-    data = sections.data_of(story, layout)
+    data = sections.data_of(story, sections.layout_of(story))
     arrays = read_arrays(story.weights)
-    table = costs_of(story)
+    table = sections.costs_of(story, arrays)
     shown = sections.opened(story)
     return {
         "story": story, "summary": sections.summary(story, table), "curves": sections.curves([story], figures.CURVES),
@@ -79,14 +81,10 @@ def one(story: Story) -> dict[str, Any]:
 
 # --- several runs
 
-def costs_of(story: Story) -> list[Cost]:
-    return costs(story.spec.config, {name: array.size for name, array in read_arrays(story.weights).items()})
-
-
 def several(stories: Sequence[Story]) -> dict[str, Any]:
     """What the page of several runs shows."""
-    summaries = [{name: (value, of) for name, value, of in sections.summary(story, costs_of(story))}
-                 for story in stories]
+    summaries = [{name: (value, of) for name, value, of in sections.summary(
+        story, sections.costs_of(story, read_arrays(story.weights)))} for story in stories]
     names = list(dict.fromkeys(name for each in summaries for name in each))
     return {"stories": stories, "names": names, "summaries": summaries, "differences": differences(stories),
             "curves": sections.curves(stories, figures.CURVES), "reliability": sections.reliability_of(stories),

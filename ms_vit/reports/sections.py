@@ -1,6 +1,6 @@
 """What a page of runs shows, section by section: made of a Story, as a template takes it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 from ms_vit.data.inspection import left_out
 from ms_vit.data.layout import Layout, Split, find_layout
 from ms_vit.errors import UserError
-from ms_vit.models.costs import Cost, forward_flops
+from ms_vit.models.costs import Cost, costs, forward_flops
 from ms_vit.progress import duration
 from ms_vit.reports import figures
 from ms_vit.reports.calibration import calibration
@@ -92,6 +92,10 @@ def data_of(story: Story, layout: Layout | None) -> Data | None:
     except UserError as error:
         story.missing.append(f"there are no augmented images, since {error}")
     return data
+
+
+def costs_of(story: Story, arrays: Mapping[str, np.ndarray]) -> list[Cost]:
+    return costs(story.spec.config, {name: array.size for name, array in arrays.items()})
 
 
 def summary(story: Story, table: list[Cost]) -> list[tuple[str, str, str]]:

@@ -405,7 +405,7 @@ class Trainer(Callback):
         try:
             answers.write(self.run / ANSWERS, self.spec.labels)
         except OSError as error:
-            say(f"can't write {self.run / ANSWERS} ({(error.strerror or str(error)).lower()}); training goes on")
+            warn(f"can't write {self.run / ANSWERS} ({(error.strerror or str(error)).lower()}); training goes on")
 
     def save(self) -> None:
         """Writes the run as it is, every step that was taken included. Where that fails, training goes on."""
