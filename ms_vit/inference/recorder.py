@@ -20,7 +20,7 @@ from ms_vit.models.kernels.precision import computing_in
 from ms_vit.models.vit import Attention, EncoderBlock, ViT
 from ms_vit.weights.loading import load_model
 
-AT_ONCE = 32        # images
+AT_ONCE = 6400      # tokens, 32 images of a ViT/16; an operation on a few hundred takes about as long
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,11 @@ def features(net: ViT, images: np.ndarray, layers: Sequence[int] = (-1,)) -> lis
     if wrong := [layer for layer in layers if not -depth <= layer < depth]:
         raise UsageError(f"there is no layer {wrong[0]}; the network has {depth} blocks, 0 to {depth - 1}")
     wanted = [layer % depth for layer in layers]
+    count = max(1, AT_ONCE // (net.config.extra_tokens + net.config.patches))
     parts = []
     with predicting(net):
-        for start in range(0, len(images), AT_ONCE):
-            x, found = net.embed(ms.Tensor(images[start:start + AT_ONCE])), {}
+        for start in range(0, len(images), count):
+            x, found = net.embed(ms.Tensor(images[start:start + count])), {}
             blocks: Sequence[EncoderBlock] = list(net.blocks)[:max(wanted) + 1]
             for number, block in enumerate(blocks):
                 x = block(x)
