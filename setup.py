@@ -55,7 +55,7 @@ setup(
         "serve": SERVE,
         "tensorboard": TENSORBOARD,
         "test": [*EXPORTS["onnx"], *EXPORTS["openvino"], *PARITY, *SERVE, *TENSORBOARD, "axe-playwright-python",
-                 "hypothesis", "mypy", "playwright", "psutil",
+                 "hypothesis", "ipykernel", "mypy", "nbclient", "nbformat", "playwright", "psutil",
                  "pyte",                        # a terminal, to see progress on
                  "pytest", "pytest-timeout",
                  "pytest-xdist>=3.7",           # 3.7 brought --no-loadscope-reorder

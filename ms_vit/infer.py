@@ -132,8 +132,6 @@ def answered(predictor: "Predictor", files: Sequence[tuple[Path, str | Path]], t
 class Looking:
     """Draws what a predictor's network looks at, whatever engine answered."""
 
-    AT_ONCE = 4     # images whose attention is in memory
-
     def __init__(self, predictor: "Predictor", model: str | None):
         from ms_vit.inference.recorder import Recorder
 
@@ -148,7 +146,7 @@ class Looking:
         from ms_vit.reports.gallery import fit
 
         rest = iter(answers)
-        while part := list(islice(rest, self.AT_ONCE)):
+        while part := list(islice(rest, self.recorder.at_once)):
             yield from (pair for pair in part if pair[0].error)
             seen = [pair for pair in part if not pair[0].error]
             if seen:

@@ -20,7 +20,8 @@ from ms_vit.models.kernels.precision import computing_in
 from ms_vit.models.vit import Attention, EncoderBlock, ViT
 from ms_vit.weights.loading import load_model
 
-AT_ONCE = 32        # images
+AT_ONCE = 6400      # tokens, 32 images of a ViT/16; an operation on a few hundred takes about as long
+MEMORY = 512 << 20  # bytes of attention, with its gradients, at once
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,13 @@ class Recorder:
         """Of a file of weights, in float32 whatever else is computed in here. Raises what load_model raises."""
         with computing_in("float32"):
             return cls(load_model(weights, model)[0])
+
+    @property
+    def at_once(self) -> int:
+        """Images that it is best given at a time, from 1 to 16."""
+        config = self.net.config
+        each = 8 * config.depth * config.num_heads * (config.extra_tokens + config.patches)**2
+        return min(16, max(1, MEMORY // each))
 
     def __call__(self, images: np.ndarray, classes: Sequence[int] | np.ndarray | None = None) -> Recording:
         """What is attended to in `images`, and how that speaks for `classes`, one each; else for the likeliest one."""
@@ -125,10 +133,11 @@ def features(net: ViT, images: np.ndarray, layers: Sequence[int] = (-1,)) -> lis
     if wrong := [layer for layer in layers if not -depth <= layer < depth]:
         raise UsageError(f"there is no layer {wrong[0]}; the network has {depth} blocks, 0 to {depth - 1}")
     wanted = [layer % depth for layer in layers]
+    count = max(1, AT_ONCE // (net.config.extra_tokens + net.config.patches))
     parts = []
     with predicting(net):
-        for start in range(0, len(images), AT_ONCE):
-            x, found = net.embed(ms.Tensor(images[start:start + AT_ONCE])), {}
+        for start in range(0, len(images), count):
+            x, found = net.embed(ms.Tensor(images[start:start + count])), {}
             blocks: Sequence[EncoderBlock] = list(net.blocks)[:max(wanted) + 1]
             for number, block in enumerate(blocks):
                 x = block(x)

@@ -18,7 +18,6 @@ from ms_vit.runs.answers import Answers
 from ms_vit.weights.files import ModelSpec, read_spec
 
 EACH = 8            # mistakes, and hits
-AT_ONCE = 4         # images whose attention is in memory
 SHOWN = 224         # pixels: no picture on the page is larger
 
 
@@ -73,8 +72,8 @@ class Shown:
 
     def examples(self, places: list[int]) -> Iterator[Example]:
         """Those of the answers at `places`, with what the network looks at."""
-        for start in range(0, len(places), AT_ONCE):
-            part = places[start:start + AT_ONCE]
+        for start in range(0, len(places), self.recorder.at_once):
+            part = places[start:start + self.recorder.at_once]
             ready = {place: made for place in part
                      if (made := self.prepare(self.answers.images[place])) is not None}
             recording = self.recorder(np.stack(list(ready.values())), self.answers.top[list(ready), 0]) \
