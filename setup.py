@@ -15,6 +15,7 @@ EXPORTS = {     # formats of "ms-vit export" and what runs them
 }
 # What "ms-vit serve" listens by; the oldest that its tests pass with.
 SERVE = ["starlette>=0.49.1", "uvicorn>=0.30", "python-multipart>=0.0.18"]
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material", "mkdocstrings[python]"]    # the site; 2 will know no plugins
 # The libraries whose weights are read, to compare with; one release of PyTorch and the torchvision that belongs to it.
 PARITY = ["timm>=1.0.16", "torch==2.13.0", "torchvision==0.28.0", "transformers"]
 TENSORBOARD = ["tensorboardX>=2.6"]     # writes events; TensorBoard itself shows them
@@ -51,10 +52,11 @@ setup(
     ],
     extras_require={
         **EXPORTS,
+        "docs": DOCS,
         "parity": PARITY,
         "serve": SERVE,
         "tensorboard": TENSORBOARD,
-        "test": [*EXPORTS["onnx"], *EXPORTS["openvino"], *PARITY, *SERVE, *TENSORBOARD, "axe-playwright-python",
+        "test": [*DOCS, *EXPORTS["onnx"], *EXPORTS["openvino"], *PARITY, *SERVE, *TENSORBOARD, "axe-playwright-python",
                  "hypothesis", "ipykernel", "mypy", "nbclient", "nbformat", "playwright", "psutil",
                  "pyte",                        # a terminal, to see progress on
                  "pytest", "pytest-timeout",

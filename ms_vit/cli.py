@@ -76,19 +76,11 @@ def run(function: Callable[..., Any], argv: list[str] | None = None, *, prog: st
     """
     # MindSpore's own warnings (level 2) are about its internals; errors still show.
     os.environ.setdefault("GLOG_v", "3")
-    from jsonargparse import ArgumentError, ArgumentParser
+    from jsonargparse import ArgumentError
 
     from ms_vit import schema
 
-    parser = ArgumentParser(prog=prog or f"ms-vit {function.__name__}", description=summary(function),
-                            exit_on_error=False, allow_abbrev=False)
-    if arguments:
-        arguments(parser)
-    else:
-        add_parameters(parser, function)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON on the last line of stdout")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-
+    parser = parser_of(function, prog=prog, arguments=arguments)
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
     if threading.current_thread() is threading.main_thread():
@@ -110,6 +102,22 @@ def run(function: Callable[..., Any], argv: list[str] | None = None, *, prog: st
     if as_json:
         print(json.dumps(dataclasses.asdict(result), default=str))
     return getattr(result, "exit_code", 0)
+
+
+def parser_of(function: Callable[..., Any], *, prog: str | None = None,
+              arguments: Callable[[Any], None] | None = None) -> Any:
+    """What parses a verb's command line, as `run` does."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog=prog or f"ms-vit {function.__name__}", description=summary(function),
+                            exit_on_error=False, allow_abbrev=False)
+    if arguments:
+        arguments(parser)
+    else:
+        add_parameters(parser, function)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on the last line of stdout")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
 
 
 def add_parameters(parser: Any, function: Callable[..., Any]) -> None:
