@@ -15,7 +15,7 @@ EXPORTS = {     # formats of "ms-vit export" and what runs them
 }
 # What "ms-vit serve" listens by; the oldest that its tests pass with.
 SERVE = ["starlette>=0.49.1", "uvicorn>=0.30", "python-multipart>=0.0.18"]
-DOCS = ["mkdocs>=1.6,<2", "mkdocs-material", "mkdocstrings[python]"]    # the site; 2 will know no plugins
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2"]     # mkdocs 2 drops plugins
 # The libraries whose weights are read, to compare with; one release of PyTorch and the torchvision that belongs to it.
 PARITY = ["timm>=1.0.16", "torch==2.13.0", "torchvision==0.28.0", "transformers"]
 TENSORBOARD = ["tensorboardX>=2.6"]     # writes events; TensorBoard itself shows them

@@ -1,4 +1,7 @@
 import contextlib
+import os
+import subprocess
+import sys
 
 import mindspore as ms
 import numpy as np
@@ -167,3 +170,29 @@ def test_a_new_head_makes_every_class_equally_probable():
     net = ViT(ViTConfig(**SMALL))
     net.set_train(False)
     assert (net(ms.Tensor(images(1, 3, 20, 28))).asnumpy() == 0).all()
+
+
+PROGRAM = """
+import io
+import sys
+
+import mindspore as ms
+from ms_vit.caches import graph_cache
+from ms_vit.models.vit import create_model
+
+ms.set_context(mode=ms.GRAPH_MODE)
+net = create_model("vit_tiny_patch8_16", num_classes=3, dim=24, depth=1, num_heads=3, mlp_dim=40).set_train(False)
+sys.stderr = io.StringIO()
+with graph_cache("a notebook's"):
+    net(ms.ops.ones((1, 3, 16, 16)))
+print(type(sys.stderr).__name__)
+"""
+
+
+def test_compiling_with_a_cache_leaves_stderr_to_a_notebook(tmp_path):
+    """MindSpore puts another stream in its place, after which a notebook's cells don't end."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    done = subprocess.run([sys.executable, str(tmp_path / "program.py")], capture_output=True, text=True,
+                          env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)})
+    assert done.stdout == "StringIO\n", done.stderr
+    assert list(tmp_path.rglob("graph_cache"))

@@ -33,14 +33,16 @@ class Prediction:
 class Predictor:
     """Names what is on pictures: Predictor("runs/digits")(["a.png", "b.jpg"], top_k=5).
 
-    checkpoint: a run folder (its best checkpoint), one of its checkpoints, a weight file of any format, or what was
-    exported for OpenVINO (.xml).
-    model: the name of the network, for another library's weights: "vit_base_patch16_224".
-    batch_size: pictures that go through the network at once; any number of pictures will do.
-    singly: few pictures go one by one where MindSpore would fill a batch up; that compiles a second graph.
-    engine: "mindspore", "onnx" for ONNX Runtime, "openvino", or "auto", the fastest of them here; see engines.py.
-    precision: "float32", or what enters matrix products is rounded to: "bfloat16" on a CPU with AVX512-BF16 and an
-    Ascend from the 910B on, "float16" on GPU and Ascend.
+    Args:
+        checkpoint: a run folder (its best checkpoint), one of its checkpoints, a weight file of any format, or what was
+            exported for OpenVINO (.xml).
+        model: the name of the network, for another library's weights: "vit_base_patch16_224".
+        device: CPU, GPU or Ascend, or one card of several, as in Ascend:3 (default: what MindSpore finds).
+        batch_size: pictures that go through the network at once; any number of pictures will do.
+        singly: few pictures go one by one where MindSpore would fill a batch up; that compiles a second graph.
+        engine: "mindspore", "onnx" for ONNX Runtime, "openvino", or "auto", the fastest of them here; see engines.py.
+        precision: "float32", or what enters matrix products is rounded to: "bfloat16" on a CPU with AVX512-BF16 and an
+            Ascend from the 910B on, "float16" on GPU and Ascend.
 
     Raises DataError where there is no whole checkpoint, or a picture can't be read, and UsageError where batch_size is
     below 1, or this machine can't do what is asked for.

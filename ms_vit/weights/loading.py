@@ -60,12 +60,15 @@ class Loaded:
 def load_weights(net: ViT, path: str | Path, *, labels: Labels | None = None, partial: bool = False) -> Loaded:
     """Sets a network's weights from a file of any format; see formats/. Returns what was loaded, resized, replaced.
 
-    labels: the classes of the network's head. Where they aren't the file's, the head is new: rows of classes that the
-        file knows, by id or name, carry over, the others start from zero.
-    partial: takes what fits, and reports the rest instead of refusing it.
-
     Another image size resamples the position embedding, another patch size the patch kernel. Raises DataError where the
     weights don't fit, or were trained for a network that is another in what shapes don't show, such as its GELU.
+
+    Args:
+        net: the network.
+        path: the file, or a folder of Hugging Face's or timm's layout.
+        labels: the classes of the network's head. Where they aren't the file's, the head is new: rows of classes that
+            the file knows, by id or name, carry over, the others start from zero.
+        partial: takes what fits, and reports the rest instead of refusing it.
     """
     path = Path(path)
     pretrained = read_pretrained(path)
