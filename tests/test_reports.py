@@ -1,8 +1,10 @@
 """The page of a run, and of several: what it says against other sources, and how it is in a real browser."""
 
 import json
+import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,9 @@ from ms_vit.reports.calibration import BINS, calibration
 from ms_vit.reports.page import pairs
 from ms_vit.reports.pictures import EACH, mistakes
 from ms_vit.reports.reading import read_story
+from ms_vit.reports.templating import render
 from ms_vit.runs.answers import Answers, read_answers
+from ms_vit.writing import write_whole
 
 OPTIONS = dict(zip((word.removeprefix("--") for word in TINY[::2]), TINY[1::2], strict=True))
 
@@ -216,6 +220,12 @@ def test_answers_come_back_as_they_were_written(tmp_path):
         read_answers(tmp_path / "answers.jsonl", Labels(["a", "c"], ["ant", "cow"]))
 
 
+def test_names_that_are_no_utf8_are_written_so_that_one_can_tell(tmp_path):
+    text = render("gallery.html", listing=os.fsdecode(b"\xff<.js"), count=1)
+    assert "\\udcff&lt;.js" in text
+    write_whole(tmp_path / "page.html", text)
+
+
 # --- several runs
 
 def test_several_runs_stand_side_by_side(runs, run, tmp_path):
@@ -315,11 +325,14 @@ def test_ten_thousand_pictures_are_a_small_page(tmp_path, browser):
     place = Image.new("RGB", (8, 8))
     drawn = [Drawing(tmp_path / f"a folder/{n}.jpg", tmp_path / f"gallery/{n}.jpg", place, "x",
                      [(n % 1000, 0.9), (1, 0.05)]) for n in range(10_000)]
+    drawn[3] = replace(drawn[3], place=tmp_path / os.fsdecode(b"\xff%2F.jpg"))       # a name that isn't UTF-8
     write_gallery(drawn, [f"class {n}" for n in range(1000)], tmp_path)
     assert sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) < 2_000_000
     seen = opened(browser, tmp_path / "gallery.html")
     assert seen.page.locator("#told").inner_text() == "1 to 100 of 10,000"
     assert seen.page.locator("#pictures > li").count() == 100
+    assert seen.page.locator("#pictures > li > .soft").nth(3).inner_text() == "%FF%252F.jpg"
+    assert not [line for line in seen.console if "ERR_FILE_NOT_FOUND" not in line]      # there are no pictures
 
 
 def test_what_is_looked_at_lies_beside_each_picture(gallery, root):         # noqa: F811

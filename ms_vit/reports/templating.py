@@ -12,4 +12,5 @@ def render(template: str, **shown: Any) -> str:
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = lambda value: "" if value is None else f"{100 * value:.1f}"
     environment.filters["number"] = lambda value: "" if value is None else f"{value:,}"
-    return environment.get_template(template).render(**shown)
+    text = environment.get_template(template).render(**shown)
+    return text.encode("utf-8", "backslashreplace").decode()       # a file's name needn't be UTF-8

@@ -2,7 +2,9 @@
 "use strict";
 
 const EACH = 100, get = (id) => document.getElementById(id);
-const told = PICTURES.map(([file]) => decodeURIComponent(file));
+const told = PICTURES.map(([file]) => {
+  try { return decodeURIComponent(file); } catch { return file; }       // a name that isn't UTF-8
+});
 let start = 0;
 
 const counts = CLASSES.map(() => 0);
