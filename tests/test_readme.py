@@ -14,6 +14,7 @@ from PIL import Image
 
 from ms_vit.recipe import Recipe
 
+pytestmark = pytest.mark.timeout(900)      # the quickstart trains for minutes, longer on a busy machine
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 CHINESE = (REPOSITORY / "README.zh-CN.md").read_text(encoding="utf-8")
 

@@ -149,12 +149,13 @@ class Batches:
         start = batch * self.batch_size
         return [self.files[index] for index in self.order(epoch)[start:start + self.batch_size]]
 
-    def epoch(self, epoch: int = 0, *, skip: int = 0) -> ds.Dataset:
+    def epoch(self, epoch: int = 0, *, skip: int = 0, batches: int | None = None) -> ds.Dataset:
         """A pipeline of this process's batches of one epoch, but for the first `skip`; to be gone through at once.
 
+        batches: those alone that an epoch begins with, so many.
         What is skipped is made all the same, and dropped: random operations can't be told to draw as if it had been.
         """
-        order = self.own_order(epoch)
+        order = self.own_order(epoch)[:batches and batches * self.own_batch_size]
         # Each epoch has a seed of its own, which its random operations take when they are made, now.
         seed = self.world.seed(self.seed)
         ds.config.set_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0]))
@@ -177,7 +178,7 @@ class Batches:
         """The first images of an epoch as they are augmented, as the network sees them, and their labels."""
         apart = copy.copy(self)
         apart.fit = False       # the images in memory come in an epoch's order
-        (images, labels), = numpy_batches(apart.epoch(epoch).take(1))
+        (images, labels), = numpy_batches(apart.epoch(epoch, batches=1))
         return [(self.whole.view(image), label) for image, label in zip(images[:most], labels.tolist(), strict=False)]
 
     def from_store(self, order: list[int]) -> ds.Dataset:
