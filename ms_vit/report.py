@@ -32,7 +32,7 @@ def report(runs: list[str | Path], *, out: str | Path | None = None) -> Report:
 
     folders = [Path(run) for run in runs]
     if gone := [folder for folder in folders if not folder.is_dir()]:
-        raise DataError(f"{gone[0]} is not there; give a run folder")
+        raise DataError(f"{gone[0]} is {'no folder' if gone[0].exists() else 'not there'}; give a run folder")
     page = Path(out or folders[0] / (REPORT if len(folders) == 1 else COMPARISON))
     with room_for(page):
         use_device("CPU")

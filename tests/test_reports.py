@@ -203,6 +203,9 @@ def test_a_folder_without_a_run_is_told_in_a_line(tmp_path, run):
     assert code == 1 and f"{tmp_path} holds no checkpoint" in told
     code, _, told = run("report", tmp_path / "none")
     assert code == 1 and "is not there" in told and not (tmp_path / "none").exists()
+    (tmp_path / "file").write_text("")
+    code, _, told = run("report", tmp_path / "file")
+    assert code == 1 and f"{tmp_path / 'file'} is no folder; give a run folder" in told
 
 
 def test_answers_come_back_as_they_were_written(tmp_path):

@@ -55,7 +55,7 @@ class Recorder:
     """Records what a ViT attends to: Recorder(net)(images [B, C, H, W]).
 
     It runs the network's own cells, in float32 as they were made, but for the attention itself. Per image it holds
-    8 * L * H * N * N bytes, 11 MB for a ViT-Ti/16 and 45 MB for a ViT-B/16.
+    attention_bytes, 11 MB for a ViT-Ti/16 and 45 MB for a ViT-B/16.
     """
 
     def __init__(self, net: ViT):
@@ -71,9 +71,7 @@ class Recorder:
     @property
     def at_once(self) -> int:
         """Images that it is best given at a time, from 1 to 16."""
-        config = self.net.config
-        each = 8 * config.depth * config.num_heads * (config.extra_tokens + config.patches)**2
-        return min(16, max(1, MEMORY // each))
+        return min(16, max(1, MEMORY // attention_bytes(self.net.config)))
 
     def __call__(self, images: np.ndarray, classes: Sequence[int] | np.ndarray | None = None) -> Recording:
         """What is attended to in `images`, and how that speaks for `classes`, one each; else for the likeliest one."""
@@ -87,6 +85,11 @@ class Recorder:
             both = ms.value_and_grad(self.forward, grad_position=1, weights=None, has_aux=True)
             (_, logits, attention), gradients = both(ms.Tensor(images), nudges, wanted)
         return Recording(config, logits.asnumpy(), attention.asnumpy(), gradients.asnumpy())
+
+
+def attention_bytes(config: ViTConfig) -> int:
+    """What an image's attention and its gradients take, 8 * L * H * N * N."""
+    return 8 * config.depth * config.num_heads * (config.extra_tokens + config.patches)**2
 
 
 class Recorded(nn.Cell):

@@ -1,6 +1,7 @@
 """Figures of runs, each by matplotlib: curves, confusion, reliability, speed, and what the first layers learnt."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,10 @@ def draw_loss(axes: Axes, stories: Sequence[Story]) -> None:
         plot(axes, story.steps, "step", "loss", lw=0.6, alpha=0.5, label="training, batch")
         plot(axes, story.epochs, "step", "train_loss", marker="o", label="training, epoch")
         plot(axes, story.epochs, "step", "val_loss", marker="s", label="validation")
-    for colour, story in zip(COLOURS * len(stories), stories if len(stories) > 1 else (), strict=False):
-        plot(axes, story.epochs, "step", "train_loss", color=colour, ls="--", lw=1)
-        plot(axes, story.epochs, "step", "val_loss", color=colour, marker="s", label=story.name)
+    else:
+        for colour, story in zip(cycle(COLOURS), stories, strict=False):
+            plot(axes, story.epochs, "step", "train_loss", color=colour, ls="--", lw=1)
+            plot(axes, story.epochs, "step", "val_loss", color=colour, marker="s", label=story.name)
     legend(axes)
 
 
@@ -57,8 +59,9 @@ def draw_accuracy(axes: Axes, stories: Sequence[Story]) -> None:
         plot(axes, story.epochs, "epoch", "train_top1", 100, marker="^", label="training, top-1")
         if story.best:
             axes.set_title(f"Best validation top-1 {100 * story.best['val_top1']:.1f} %, epoch {story.best['epoch']}")
-    for colour, story in zip(COLOURS * len(stories), stories if len(stories) > 1 else (), strict=False):
-        plot(axes, story.epochs, "epoch", "val_top1", 100, color=colour, marker="o", label=story.name)
+    else:
+        for story in stories:
+            plot(axes, story.epochs, "epoch", "val_top1", 100, marker="o", label=story.name)
     legend(axes, "lower right")
 
 

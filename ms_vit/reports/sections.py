@@ -23,9 +23,8 @@ STEM = "patch_embed.stem.0.conv.weight", "patch_embed.stem.0.conv1.weight"
 
 @dataclass
 class Chart:
-    """A figure of the page: its name, what it shows in words, and itself as SVG."""
+    """A figure of the page: what it shows in words, and itself as SVG."""
 
-    name: str
     words: str
     svg: str
 
@@ -128,7 +127,7 @@ def curves(stories: Sequence[Story], kinds: dict[str, Any]) -> list[Chart]:
     for name, draw in kinds.items():
         figure, (axes,) = panels()
         draw(axes, stories)
-        made.append(Chart(name, in_words(name, stories), svg(figure, f"curve-{name.replace(' ', '-')}")))
+        made.append(Chart(in_words(name, stories), svg(figure, f"curve-{name.replace(' ', '-')}")))
     return made
 
 
@@ -151,7 +150,7 @@ def confusion_of(story: Story) -> Chart | None:
     counts = story.answers.confusion(len(labels))
     met = np.flatnonzero(counts.sum(0) + counts.sum(1))      # ten of a thousand classes, maybe
     figure = figures.confusion(counts[np.ix_(met, met)], [labels.names[index] for index in met])
-    return Chart("confusion", "confusion matrix; its largest mix-ups are listed beside it", svg(figure, "confusion"))
+    return Chart("confusion matrix; its largest mix-ups are listed beside it", svg(figure, "confusion"))
 
 
 def mix_ups(story: Story) -> list[tuple[str, str, int, int]]:
@@ -192,7 +191,7 @@ def reliability_of(stories: Sequence[Story]) -> Chart | None:
         return None
     errors = ", ".join(f"{story.name} {percent(calibration(story.answers).error)}" for story in told if story.answers)
     words = f"how far probabilities come true; expected calibration error: {errors}"
-    return Chart("reliability", words, svg(figures.reliability(told), "reliability"))
+    return Chart(words, svg(figures.reliability(told), "reliability"))
 
 
 def opened(story: Story) -> Shown | None:
@@ -241,17 +240,17 @@ def first_layers(story: Story, arrays: dict[str, np.ndarray], shown: Shown | Non
         each = f"each of {config.patch_size} x {config.patch_size} pixels" + (
             "" if config.stem else f", {config.channels * config.patch_size**2} numbers")
         grid = figures.patch_grid(story.spec.preprocessing.view(ready), config)
-        charts.append(Chart("patches", f"an image in {config.patches} patches, {each}", svg(grid, "patches")))
+        charts.append(Chart(f"an image in {config.patches} patches, {each}", svg(grid, "patches")))
     positions = arrays.get("pos_embed")
     if positions is not None:
         figure = figures.position_similarity(positions[0, -config.patches:], config)
-        charts.append(Chart("positions", "for each patch, how alike its position embedding is to all others'",
+        charts.append(Chart("for each patch, how alike its position embedding is to all others'",
                             svg(figure, "positions")))
     weight = next((arrays[name] for name in (*STEM, "patch_embed.proj.weight") if name in arrays), None)
     if weight is not None and weight.shape[1] in (1, 3):
         words = "the filters of the first convolution" if config.stem else \
             "the principal components of the filters that patches are projected by"
-        charts.append(Chart("filters", words, svg(figures.first_filters(weight), "filters")))
+        charts.append(Chart(words, svg(figures.first_filters(weight), "filters")))
     return charts
 
 

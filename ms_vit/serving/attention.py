@@ -8,7 +8,7 @@ import numpy as np
 
 from ms_vit import limits
 from ms_vit.inference.predictor import Predictor
-from ms_vit.inference.recorder import Recorder
+from ms_vit.inference.recorder import Recorder, attention_bytes
 from ms_vit.reports.attention import overlay
 from ms_vit.reports.gallery import fit
 from ms_vit.weights.exports import FORMATS
@@ -28,7 +28,7 @@ class Attention:
         self.missing = ""
         if predictor.weights.suffix == FORMATS["openvino"].suffix:
             self.missing = "an export tells no attention; serve the run or the weights that it was made of"
-        elif 8 * config.depth * config.num_heads * tokens**2 > limits.MAX_ATTENTION_BYTES:     # by Recorder
+        elif attention_bytes(config) > limits.MAX_ATTENTION_BYTES:
             self.missing = f"the attention of {tokens:,} tokens takes too much memory"
 
     @cached_property
