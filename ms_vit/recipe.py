@@ -1,11 +1,12 @@
 """A recipe: all that decides a training run, in one tree of small dataclasses.
 
 Defaults here < a YAML file (a published one by name, or one's own) < what the command line or the caller changes.
-The YAML files say only what differs from the defaults.
+The YAML files say only what differs from the defaults, or from the recipe that they name as their "base".
 """
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from ms_vit.models.config import KEYS, SHARES, ViTConfig, configure, named
 from ms_vit.progress import say
 
 RECIPES = Path(__file__).parent / "recipes"
+YAML = (".yaml", ".yml")
 DEFAULT_MODEL = "vit_tiny_patch16_224"
 DEFAULT = "default"     # the recipe of who names none
 SMALL_SIDE = 64         # pixels: such images are no photos
@@ -324,7 +326,7 @@ class Recipe:
             if key not in known:
                 raise UsageError(schema.unknown_key(key, known, "the changes to the recipe"))
         chosen = default_recipe(changes) if name_or_file == DEFAULT else name_or_file
-        values = schema.flatten(schema.read_yaml(recipe_file(chosen)), cls, str(chosen))
+        values = read_recipe(chosen)
         if name_or_file == DEFAULT:
             told = ", ".join(f"{key} {value}" for key, value in values.items()
                              if key not in changes and not key.startswith("augment."))      # of which a run tells
@@ -373,15 +375,34 @@ def default_recipe(changes: dict[str, Any]) -> str:
     return "default-small" if small else "default-photos"
 
 
-def recipe_file(name_or_file: str | Path) -> Path:
-    """The file of a published recipe's name, or the given file."""
+def read_recipe(name_or_file: str | Path) -> dict[str, Any]:
+    """What a recipe's file says, by dotted keys; above that what its base says, and the base's base."""
+    values: dict[str, Any] = {}
+    read: list[Path] = []
+    base: str | Path | None = name_or_file
+    while base is not None:
+        file = Path(os.path.abspath(recipe_file(base, where=f", the base of {read[-1]}" if read else "")))
+        if file in read:
+            raise UsageError(f"{name_or_file} is based on itself, by {read[-1]}; give that another base, or none")
+        read.append(file)
+        own = schema.read_yaml(file)
+        named = own.pop("base", None)
+        if not isinstance(named, str | None):
+            raise UsageError(f'"base" in {base} must be the name or the file of a recipe, not {named!r}')
+        values = schema.flatten(own, Recipe, str(base)) | values
+        base = file.parent / named if named and Path(named).suffix in YAML else named
+    return values
+
+
+def recipe_file(name_or_file: str | Path, where: str = "") -> Path:
+    """The file of a published recipe's name, or the given file. where: told of in the error."""
     path = Path(name_or_file)
-    if path.suffix in (".yaml", ".yml"):
+    if path.suffix in YAML:
         return path
     published = RECIPES / f"{name_or_file}.yaml"
     if not published.is_file():
         names = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
-        raise UsageError(f'no recipe "{name_or_file}"; give one of {names}, or the path of a .yaml file')
+        raise UsageError(f'no recipe "{name_or_file}"{where}; give one of {names}, or the path of a .yaml file')
     return published
 
 

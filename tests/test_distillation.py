@@ -7,7 +7,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import nn
-from test_resume import outcome, recipe, root, stop_at  # noqa: F401
+from test_resume import go_on_from, outcome, recipe, root  # noqa: F401
 
 import ms_vit
 from ms_vit.data.labels import Labels
@@ -16,7 +16,6 @@ from ms_vit.errors import UsageError
 from ms_vit.models.config import ViTConfig
 from ms_vit.models.vit import ViT
 from ms_vit.recipe import Loss
-from ms_vit.signals import Interrupted
 from ms_vit.training.distillation import BothHeads, Distillation, Teacher
 from ms_vit.training.gradients import Gradients, RecomputedGradients
 from ms_vit.training.losses import CrossEntropy
@@ -138,13 +137,9 @@ def teacher(root, tmp_path_factory):        # noqa: F811
     ids=["one head", "two heads"])
 def test_a_student_learns_and_goes_on_in_the_same_bits(changes, teacher, root, tmp_path, monkeypatch, capsys):  # noqa: F811
     wanted = recipe(root, **{"train.teacher": teacher, "train.epochs": 1, "optimizer.name": "muon"} | changes)
-    ms_vit.train(wanted, tmp_path / "straight")
+    go_on_from(3, wanted, tmp_path, monkeypatch)
     told = capsys.readouterr().err
     assert f"taught by {teacher / 'checkpoints'}" in told and "images resampled to 20x20" in told
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        stop_at(3, patch)
-        ms_vit.train(wanted, tmp_path / "run")
-    ms_vit.train(wanted, tmp_path / "run")
     ended = outcome(tmp_path / "run")
     assert ended == outcome(tmp_path / "straight")
     assert not any(b'"teacher.' in content for name, content in ended.items() if name.endswith(".safetensors"))

@@ -4,13 +4,11 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Parameter
-from test_resume import outcome, recipe, root, stop_at  # noqa: F401
+from test_resume import go_on_from, outcome, recipe, root  # noqa: F401
 from test_training import adam_in_float64
 
-import ms_vit
 from ms_vit.models.config import ViTConfig
 from ms_vit.models.vit import ViT
-from ms_vit.signals import Interrupted
 from ms_vit.training.optimizers import Lamb, Lion, Muon, Sgd, is_inner
 
 RATES = np.array([0.1, 0.2, 0.05, 0.01, 0.3], np.float32)
@@ -179,9 +177,5 @@ def test_layers_further_from_the_head_learn_by_less(ours):
 def test_a_run_with_any_optimiser_learns_and_goes_on_in_the_same_bits(name, root, tmp_path, monkeypatch):  # noqa: F811
     wanted = recipe(root, **{"optimizer.name": name, "optimizer.layer_decay": 0.9, "optimizer.lr": 1e-3,
                              "train.epochs": 1})
-    ms_vit.train(wanted, tmp_path / "straight")
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        stop_at(3, patch)
-        ms_vit.train(wanted, tmp_path / "run")
-    ms_vit.train(wanted, tmp_path / "run")
+    go_on_from(3, wanted, tmp_path, monkeypatch)
     assert outcome(tmp_path / "run") == outcome(tmp_path / "straight")

@@ -14,7 +14,7 @@ from ms_vit.errors import UsageError
 from ms_vit.models.vit import create_model
 from ms_vit.recipe import RECIPES, Recipe
 
-KEYS = st.sampled_from(["data", "train", "model", "lr", "epochs", "x"]) | st.integers()
+KEYS = st.sampled_from(["base", "data", "train", "model", "lr", "epochs", "x"]) | st.integers()
 
 
 def write(path, text):
@@ -35,7 +35,23 @@ def test_the_file_wins_over_defaults_and_changes_over_the_file(tmp_path):
     assert (recipe.model.drop_path, recipe.schedule.min_lr) == (0.1, 0.0)
 
 
+def test_a_recipe_begins_with_what_its_base_says_and_the_bases_base(tmp_path):
+    (tmp_path / "more").mkdir()
+    write(tmp_path / "first.yaml", "base: digits\nmodel: {depth: 2}\ntrain: {epochs: 7, batch_size: 5}\n"
+                                   "augment: {train: [Decode(), HWC2CHW()]}")
+    own = write(tmp_path / "more/own.yaml", "base: ../first.yaml\ntrain: {epochs: 3}\nmodel: {head_dim: null}")
+    recipe, digits = Recipe.load(own, {"train.seed": 4}), Recipe.load("digits")
+    assert (recipe.train.seed, recipe.train.epochs, recipe.train.batch_size, recipe.model.depth) == (4, 3, 5, 2)
+    assert recipe.augment.train == ["Decode()", "HWC2CHW()"] and recipe.augment.eval == digits.augment.eval
+    assert (recipe.optimizer, recipe.model.dim, recipe.model.head_dim) == (digits.optimizer, digits.model.dim, None)
+
+
 @pytest.mark.parametrize(("text", "says"), [
+    ("base: digit", 'no recipe "digit", the base of .*my.yaml; give one of .*digits'),
+    ("base: none.yaml", "can't read .*none.yaml: no such file"),
+    ("base: [digits]", '"base" in .*my.yaml must be the name or the file of a recipe, not .*digits'),
+    ("base: my.yaml", "my.yaml is based on itself, by .*my.yaml; give that another base, or none"),
+    ("base: other.yaml", "my.yaml is based on itself, by .*other.yaml; give"),
     ("optimiser: {lr: 1}", 'unknown key "optimiser" in .*my.yaml; did you mean "optimizer"?'),
     ("optimizer: {learn: 1}", 'unknown key "optimizer.learn"'),
     ("train: {epoch: 1}", 'did you mean "train.epochs"'),
@@ -58,6 +74,7 @@ def test_the_file_wins_over_defaults_and_changes_over_the_file(tmp_path):
     ("train: {batch_size: 6, accumulate: 4}", '"train.accumulate" must divide train.batch_size, 6'),
 ])
 def test_a_mistake_in_a_recipe_gets_one_line(text, says, tmp_path):
+    write(tmp_path / "other.yaml", "base: my.yaml")
     assert re.search(says, refusal(Recipe.load, write(tmp_path / "my.yaml", text), UsageError))
 
 

@@ -96,6 +96,23 @@ def stop_at(step: int, monkeypatch) -> None:
     monkeypatch.setattr(Trainer, "on_train_step_end", end)
 
 
+def go_on_from(step: int, wanted: Recipe, folder: Path, monkeypatch) -> None:
+    """A run in folder/straight; and one in folder/run that goes on from what the first had saved after a step."""
+    ended = Trainer.on_train_step_end
+
+    def end(trainer, context):
+        ended(trainer, context)
+        if trainer.state.step == step:
+            trainer.save()
+            shutil.copytree(trainer.run, folder / "run")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "on_train_step_end", end)
+        ms_vit.train(wanted, folder / "straight")
+    assert read_state(Checkpoints(folder / "run").newest()).step == step
+    ms_vit.train(wanted, folder / "run")
+
+
 def test_an_unbroken_run_has_all_that_a_resumed_one_needs(unbroken):
     assert {"model.safetensors", "ema.safetensors", "optimizer.safetensors"} <= unbroken.keys()
     assert unbroken["model.safetensors"] != unbroken["ema.safetensors"]
@@ -214,37 +231,25 @@ def test_a_run_killed_five_times_ends_in_the_same_bits(seed, root, unbroken, tmp
 
 
 @pytest.mark.chaos
-def test_in_half_precision_and_with_less_memory_a_stopped_run_ends_in_the_same_bits(root, tmp_path, monkeypatch):
+def test_in_half_precision_and_with_less_memory_a_run_goes_on_in_the_same_bits(root, tmp_path, monkeypatch):
     """With the scale of the loss, and dropout in blocks that run twice and in batches cut into parts."""
     frugal = recipe(root, **{"train.precision": "float16", "train.accumulate": 2, "train.recompute": True})
-    ms_vit.train(frugal, tmp_path / "straight")
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        stop_at(8, patch)
-        ms_vit.train(frugal, tmp_path / "run")
-    ms_vit.train(frugal, tmp_path / "run")
+    go_on_from(8, frugal, tmp_path, monkeypatch)
     assert outcome(tmp_path / "run") == outcome(tmp_path / "straight")
 
 
-def test_with_batches_in_parts_a_stopped_run_ends_in_the_same_bits(root, tmp_path, monkeypatch):
+def test_with_batches_in_parts_a_run_goes_on_in_the_same_bits(root, tmp_path, monkeypatch):
     """What the backward pass drops doesn't depend on the part that was the last before."""
     parts = recipe(root, **{"train.accumulate": 2, "train.epochs": 1})
-    ms_vit.train(parts, tmp_path / "straight")
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        stop_at(3, patch)
-        ms_vit.train(parts, tmp_path / "run")
-    ms_vit.train(parts, tmp_path / "run")
+    go_on_from(3, parts, tmp_path, monkeypatch)
     assert outcome(tmp_path / "run") == outcome(tmp_path / "straight")
 
 
-def test_with_a_pooled_stem_a_stopped_run_ends_in_the_same_bits(root, tmp_path, monkeypatch):
+def test_with_a_pooled_stem_a_run_goes_on_in_the_same_bits(root, tmp_path, monkeypatch):
     """The running moments of its BatchNorm are as much of the run as what learns."""
     pooled = recipe(root, **{"model.stem": [4, 8], "model.stem_form": "pooled", "optimizer.name": "muon",
                              "train.epochs": 1})
-    ms_vit.train(pooled, tmp_path / "straight")
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        stop_at(3, patch)
-        ms_vit.train(pooled, tmp_path / "run")
-    ms_vit.train(pooled, tmp_path / "run")
+    go_on_from(3, pooled, tmp_path, monkeypatch)
     assert outcome(tmp_path / "run") == outcome(tmp_path / "straight")
     trained = load_file(Checkpoints(tmp_path / "run").newest() / "model.safetensors")
     moments = {name: array for name, array in trained.items() if name.endswith(("running_mean", "running_var"))}
@@ -253,16 +258,12 @@ def test_with_a_pooled_stem_a_stopped_run_ends_in_the_same_bits(root, tmp_path, 
         assert (array != (0 if name.endswith("mean") else 1)).all(), name
 
 
-def test_in_bfloat16_a_stopped_run_ends_in_the_same_bits(root, tmp_path, monkeypatch, capsys):
+def test_in_bfloat16_a_run_goes_on_in_the_same_bits(root, tmp_path, monkeypatch, capsys):
     if missing := precision.what_is_missing("bfloat16"):
         pytest.skip(missing)
     wanted = recipe(root, **{"train.epochs": 2})         # by "auto"
-    ms_vit.train(wanted, tmp_path / "straight")
-    assert "(bfloat16, compiled kernels)" in capsys.readouterr().err
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        stop_at(8, patch)
-        ms_vit.train(wanted, tmp_path / "run")
-    ms_vit.train(wanted, tmp_path / "run")
+    go_on_from(8, wanted, tmp_path, monkeypatch)
+    assert capsys.readouterr().err.count("(bfloat16, compiled kernels)") == 2
     assert outcome(tmp_path / "run") == outcome(tmp_path / "straight")
     with pytest.raises(UsageError, match=r"train\.precision was auto, is float32"):
         ms_vit.train(recipe(root, **{"train.epochs": 2, "train.precision": "float32"}), tmp_path / "run")
