@@ -122,7 +122,7 @@ def test_a_stopped_run_of_two_ends_in_the_same_bits(start, two, root, tmp_path):
     reached(tmp_path / "run", 2)
     second.send_signal(signal.SIGTERM)
     told = [script.communicate(timeout=120)[1] for script in (first, second)]
-    assert (first.returncode, second.returncode) == (143, 143), told
+    assert (first.returncode, second.returncode) == (143, 143), "\n".join(told)     # pytest would cut a list
     assert all("which is saved" in each for each in told) and "stopped on another machine" in told[0] and not workers()
     assert 2 <= read_state(Checkpoints(tmp_path / "run").newest()).step < two[1]["steps"]
     shutil.copytree(tmp_path / "run", tmp_path / "alone")
