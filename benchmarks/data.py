@@ -35,7 +35,7 @@ from PIL import Image
 
 from benchmarks.contenders import cores
 from benchmarks.jobs import chosen
-from benchmarks.report import RESULTS, machine, markdown, on, text, write
+from benchmarks.report import RESULTS, machine, markdown, save, text
 from ms_vit import cli
 from ms_vit.progress import track
 
@@ -271,11 +271,7 @@ def data(jobs: str = "photos,large,small", rounds: int = 9, out: Path = RESULTS,
     versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in PACKAGES)
     record = {"command": f"python -m benchmarks.data --jobs {jobs} --rounds {rounds}", "machine": here,
               "versions": versions, "folders": folders, "rows": [asdict(row) for row in rows]}
-    page = (f"# {name}\n\n`{record['command']}`\n\n{on(here)}; {versions}; {'; '.join(folders)}; medians of {rounds} "
-            f"passes\n\n{markdown(lines)}\n")
-    out.mkdir(parents=True, exist_ok=True)
-    write(out / f"{name}.json", lambda path: path.write_text(json.dumps(record, indent=1)))
-    write(out / f"{name}.md", lambda path: path.write_text(page))
+    save(out, name, record, f"{versions}; {'; '.join(folders)}; medians of {rounds} passes\n\n{markdown(lines)}")
     return Pipelines(out, name)
 
 

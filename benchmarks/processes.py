@@ -25,7 +25,7 @@ from typing import Any
 import yaml
 
 from benchmarks.data import JOBS, make_folder
-from benchmarks.report import RESULTS, machine, markdown, on, text, write
+from benchmarks.report import RESULTS, machine, markdown, save, text
 from ms_vit import cli
 from ms_vit.progress import track
 
@@ -146,11 +146,8 @@ def processes(number: int = 2, rounds: int = 3, out: Path = RESULTS, name: str |
     name = name or f"processes-{datetime.date.today()}"
     record = {"command": f"python -m benchmarks.processes --number {number} --rounds {rounds}", "machine": here,
               "processes": number, "batch": BATCH, "rows": [asdict(row) for row in rows]}
-    page = (f"# {name}\n\n`{record['command']}`\n\n{on(here)}; batches of {BATCH} images of {IMAGES} x {IMAGES}, "
-            f"{STEPS} steps a run; medians of {rounds}\n\n{markdown(lines)}\n")
-    out.mkdir(parents=True, exist_ok=True)
-    write(out / f"{name}.json", lambda path: path.write_text(json.dumps(record, indent=1)))
-    write(out / f"{name}.md", lambda path: path.write_text(page))
+    what = f"Batches of {BATCH} images of {IMAGES} x {IMAGES}, {STEPS} steps a run; medians of {rounds}"
+    save(out, name, record, f"{what}\n\n{markdown(lines)}")
     return Measured(out, name)
 
 

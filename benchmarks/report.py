@@ -163,15 +163,17 @@ def chart(jobs: list[Panel]) -> Figure:
     return figure
 
 
-def save(folder: Path, name: str, record: dict[str, Any], page: str, figure: Figure) -> None:
-    """Writes folder/NAME.json, .md (`page`, with the command, the machine and the chart) and .png.
+def save(folder: Path, name: str, record: dict[str, Any], page: str, figure: Figure | None = None) -> None:
+    """Writes folder/NAME.json, .md (`page`, with the command, the machine and the chart) and, of a figure, .png.
 
     `record` has "command" and "machine", and whatever else was found.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    page = f"# {name}\n\n`{record['command']}`\n\n{on(record['machine'])}\n\n{page}\n\n![chart]({name}.png)\n"
+    page = f"# {name}\n\n`{record['command']}`\n\n{on(record['machine'])}\n\n{page}\n"
+    if figure:
+        page += f"\n![chart]({name}.png)\n"
+        write(folder / f"{name}.png", lambda path: style.save(figure, path))
     write(folder / f"{name}.json", lambda path: path.write_text(json.dumps(record, indent=1)))
-    write(folder / f"{name}.png", lambda path: style.save(figure, path))
     write(folder / f"{name}.md", lambda path: path.write_text(page))
 
 
