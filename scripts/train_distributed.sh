@@ -88,7 +88,8 @@ for argument in "${arguments[@]}"; do
         grep -a '^{' "$LOGS/worker_$((NODE_RANK * NPROC)).log" | tail -n 1
     fi
 done
-if [ "$code" -ne 0 ] && grep -qa '^ms-vit: interrupted' "$LOGS"/worker_*.log; then
+# The launcher may end a process whose run is saved before that has told of its own end.
+if [ "$code" -ne 0 ] && grep -qaE '^(stopped after step|ms-vit: interrupted)' "$LOGS"/worker_*.log; then
     echo "ms-vit: stopped on another machine; the same command on all of them goes on" >&2
     exit 143
 fi

@@ -179,6 +179,31 @@ def test_what_is_missing_is_told_before_anything_starts(variables, told):
     assert ran.returncode == 2 and told in ran.stderr
 
 
+LAUNCHER = """#!/bin/sh
+for word in "$@"; do
+    case "$word" in --log_dir=*) echo "$SAID" > "${word#--log_dir=}/worker_0.log" ;; esac
+done
+exit 1
+"""
+
+
+@pytest.mark.parametrize(("said", "code", "told"), [
+    ("stopped after step 3, which is saved", 143, "ms-vit: stopped on another machine"),
+    ("ms-vit: interrupted", 143, "ms-vit: stopped on another machine"),
+    ("ms-vit: can't read a.png", 1, "ms-vit: a process failed, which ended all")])
+def test_what_another_machine_ended_is_told_from_what_failed(said, code, told, tmp_path):
+    """Even where the launcher ends the process before that has told of its end."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/msrun").write_text(LAUNCHER)
+    (tmp_path / "bin/msrun").chmod(0o755)
+    (tmp_path / ".ms-vit").write_bytes(
+        subprocess.check_output(["cksum"], stdin=(REPOSITORY / "setup.py").open()).strip() + b"  \n")     # installed
+    ran = subprocess.run(
+        ["bash", "scripts/train_distributed.sh", "--recipe", "digits"], cwd=REPOSITORY, capture_output=True, text=True,
+        env={**os.environ, "VENV": str(tmp_path), "LOGS": str(tmp_path / "logs"), "SAID": said})
+    assert ran.returncode == code and told in ran.stderr
+
+
 def test_a_world_of_one_exchanges_with_itself():
     world = World()
     values = np.array([[1.5, np.nan], [2**40, -0.0]])
