@@ -45,7 +45,7 @@ def graph_cache(what: str) -> Iterator[None]:
     ms.set_context(enable_compile_cache=True, compile_cache_path=str(kept if kept.is_dir() else new))
     try:
         yield
-        if new.is_dir() and not kept.is_dir():
+        with contextlib.suppress(OSError):      # nothing was compiled, or another process was the first
             new.rename(kept)
         forget_all_but_newest(kept.parent)
     finally:
@@ -54,8 +54,12 @@ def graph_cache(what: str) -> Iterator[None]:
 
 
 def forget_all_but_newest(folder: Path, keep: int = 32) -> None:
-    """Those that killed runs left half-made go this way, too."""
-    for entry in sorted(folder.iterdir(), key=lambda entry: entry.stat().st_mtime)[:-keep]:
+    """Those that killed runs left half-made go this way, too. Another process may be renaming or doing the same."""
+    made: list[tuple[float, Path]] = []
+    for entry in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            made.append((entry.stat().st_mtime, entry))
+    for _, entry in sorted(made)[:-keep]:
         shutil.rmtree(entry, ignore_errors=True)
 
 
