@@ -381,7 +381,7 @@ def read_recipe(name_or_file: str | Path) -> dict[str, Any]:
     read: list[Path] = []
     base: str | Path | None = name_or_file
     while base is not None:
-        file = Path(os.path.abspath(recipe_file(base, where=f", the base of {read[-1]}" if read else "")))
+        file = Path(os.path.normpath(recipe_file(base, where=f", the base of {read[-1]}" if read else "")))
         if file in read:
             raise UsageError(f"{name_or_file} is based on itself, by {read[-1]}; give that another base, or none")
         read.append(file)
