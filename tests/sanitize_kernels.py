@@ -102,12 +102,13 @@ def rows(library, m: int, k: int, n: int) -> None:
 def heads(library, batch: int, tokens: int, count: int, dim: int) -> None:
     width, few = count * dim, f"f{count}"
     shape, wide = f"{batch}x{tokens}x{width}", f"{batch}x{tokens}x{3 * width}"
-    call(library, "attention", f"f{wide}", few, f"f{shape}")
-    call(library, "attention_grad", f"f{wide}", few, f"f{shape}", f"f{shape}", f"f{wide}")
+    drops = {5: [5e6, 2]}
+    call(library, "attention", f"f{wide}", few, *DROP, f"f{shape}", given=drops)
+    call(library, "attention_grad", f"f{wide}", few, *DROP, f"f{shape}", f"f{shape}", f"f{wide}", given=drops)
     if not hasattr(library, "dense_bfloat16"):
         return
-    call(library, "attention_bfloat16", f"h{wide}", few, f"h{shape}")
-    call(library, "attention_bfloat16_grad", f"h{wide}", few, f"f{shape}", f"f{wide}")
+    call(library, "attention_bfloat16", f"h{wide}", few, *DROP, f"h{shape}", given=drops)
+    call(library, "attention_bfloat16_grad", f"h{wide}", few, *DROP, f"f{shape}", f"f{wide}", given=drops)
     model, hidden = width + 3, 2 * width + 1
     x, row = f"f{batch}x{tokens}x{model}", f"f{model}"
     for kind in ("exact", "tanh"):

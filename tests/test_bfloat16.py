@@ -15,7 +15,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore import nn
-from test_kernels import Layer, TwoLayers, attention, convolution, gradients_of, mlp_in_float64, normal, two_layers
+from test_kernels import (
+    Layer,
+    TwoLayers,
+    attention,
+    convolution,
+    dropping,
+    gradients_of,
+    mlp_in_float64,
+    normal,
+    two_layers,
+)
 
 import ms_vit
 from ms_vit.errors import UsageError
@@ -133,22 +143,23 @@ def rounded(x):
     return ms.Tensor(x).astype(ms.bfloat16).astype(ms.float32).asnumpy()
 
 
-def check_attention(batch, tokens, heads, dim):
+def check_attention(batch, tokens, heads, dim, rate=0.0):
     qkv, dout = normal(batch, tokens, 3 * heads * dim), normal(batch, tokens, heads * dim, seed=1)
     with precision.computing_in("bfloat16"):
-        attend = kernels.Attend(heads, dim)
+        attend, *_, mask = dropping(kernels.Attend(heads, dim, rate), qkv, dout)
     assert isinstance(attend.fused, bfloat16.Attention)
     attend, qkv = Rounded(attend), rounded(qkv)
-    expected, gradient = attention(qkv, heads, dout)
+    expected, gradient = attention(qkv, heads, dout, mask)
     alike(attend(ms.Tensor(qkv)).asnumpy(), expected, 4 * U)
     # Up to four factors are rounded one after the other; what softmax makes of its scores is relative to their size,
     # and its gradient subtracts a mean that leaves little where there are few tokens: so by the norm of them all.
     alike(gradients_of(attend, [ms.Tensor(qkv)], ms.Tensor(dout))[0].asnumpy(), gradient, 4 * U)
 
 
-@pytest.mark.parametrize(("tokens", "heads", "dim"), [(1, 1, 1), (5, 2, 3), (197, 3, 64)])
-def test_attention_and_its_gradient_equal_the_definition_within_rounding(able, tokens, heads, dim):
-    check_attention(2, tokens, heads, dim)
+@pytest.mark.parametrize(("tokens", "heads", "dim", "rate"), [(1, 1, 1, 0.0), (5, 2, 3, 0.0), (197, 3, 64, 0.0),
+                                                              (197, 3, 64, 0.3)])
+def test_attention_and_its_gradient_equal_the_definition_within_rounding(able, tokens, heads, dim, rate):
+    check_attention(2, tokens, heads, dim, rate)
 
 
 @settings(max_examples=10, deadline=None)

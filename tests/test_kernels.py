@@ -124,9 +124,7 @@ class TwoLayers(nn.Cell):
     def __init__(self, weights, kind, rate=0.0):
         super().__init__()
         self.mlp = kernels.Mlp(kind, rate)
-        self.mlp.dropout.follow(ms.Parameter(ms.Tensor([3], ms.int32), requires_grad=False),
-                                ms.Parameter(ms.Tensor([1], ms.int32), requires_grad=False),
-                                np.array([5, 7], np.int32))
+        self.mask = dropping_alike(self.mlp.dropout)
         self.w1, self.b1, self.w2, self.b2 = (ms.Parameter(ms.Tensor(weight), name=name)
                                               for weight, name in zip(weights, ("w1", "b1", "w2", "b2"), strict=True))
         self.set_train()
@@ -134,11 +132,15 @@ class TwoLayers(nn.Cell):
     def construct(self, x):
         return self.mlp(x, self.w1, self.b1, self.w2, self.b2)
 
-    def mask(self, *shape):
-        with compiled.off():        # the plain form, which the compiled one is held against elsewhere
-            same = kernels.Dropout(self.mlp.dropout.rate)
-        same.follow(self.mlp.dropout.step, self.mlp.dropout.number, self.mlp.dropout.salt.asnumpy())
-        return same.set_train()(ms.Tensor(np.ones(shape, np.float32))).asnumpy()
+
+def dropping_alike(dropout):
+    """Has it drop the same in every call; returns a function that tells its mask of a shape."""
+    with compiled.off():        # the plain form, which the compiled one is held against elsewhere
+        same = kernels.Dropout(dropout.rate).set_train()
+    step, part = (ms.Parameter(ms.Tensor([number], ms.int32), requires_grad=False) for number in (3, 1))
+    for each in (dropout, same):
+        each.follow(step, part, np.array([5, 7], np.int32))
+    return lambda *shape: same(ms.Tensor(np.ones(shape, np.float32))).asnumpy()
 
 
 def mlp_in_float64(x, weights, kind, mask, dout):
@@ -282,17 +284,21 @@ def test_batch_norm_its_gradients_and_running_moments_equal_pytorchs(form, shape
     close(norm(ms.Tensor(x)), theirs(rows).detach().numpy().reshape(shape), scale=8.0)
 
 
-def attention(qkv, heads, dout):
-    """The output [B, N, H * d] and the gradient by qkv [B, N, 3 * H * d], in float64."""
+def attention(qkv, heads, dout, mask=1.0):
+    """The output [B, N, H * d] and the gradient by qkv [B, N, 3 * H * d], in float64.
+
+    mask: what drops, and scales, the weights [B, H, N, N].
+    """
     b, n, width = qkv.shape
     q, k, v = qkv.astype(np.float64).reshape(b, n, 3, heads, width // 3 // heads).transpose(2, 0, 3, 1, 4)
     scale = 1 / math.sqrt(q.shape[-1])
     weights = reference.softmax(q @ k.swapaxes(-1, -2) * scale)
-    out = (weights @ v).transpose(0, 2, 1, 3).reshape(b, n, width // 3)
+    kept = weights * mask
+    out = (kept @ v).transpose(0, 2, 1, 3).reshape(b, n, width // 3)
     by_head = dout.astype(np.float64).reshape(b, n, heads, -1).transpose(0, 2, 1, 3)
-    by_weights = by_head @ v.swapaxes(-1, -2)
+    by_weights = by_head @ v.swapaxes(-1, -2) * mask
     by_scores = weights * (by_weights - (by_weights * weights).sum(-1, keepdims=True)) * scale
-    by_qkv = np.stack([by_scores @ k, by_scores.swapaxes(-1, -2) @ q, weights.swapaxes(-1, -2) @ by_head])
+    by_qkv = np.stack([by_scores @ k, by_scores.swapaxes(-1, -2) @ q, kept.swapaxes(-1, -2) @ by_head])
     return out, by_qkv.transpose(1, 3, 0, 2, 4).reshape(qkv.shape)
 
 
@@ -302,17 +308,30 @@ def test_attention_and_its_gradient_equal_the_definition(form, tokens, heads, di
     check_attention(kernels.Attend(heads, dim), qkv, dout)
 
 
-def check_attention(attend, qkv, dout):
-    out, gradient = attention(qkv, attend.num_heads, dout)
+def check_attention(attend, qkv, dout, mask=1.0):
+    out, gradient = attention(qkv, attend.num_heads, dout, mask)
     close(attend(ms.Tensor(qkv)), out)
     close(gradients_of(attend, [ms.Tensor(qkv)], ms.Tensor(dout))[0], gradient)
 
 
 @settings(max_examples=10, deadline=None)
-@given(batch=st.integers(1, 3), tokens=st.integers(1, 230), heads=st.integers(1, 4), dim=st.integers(1, 80))
-def test_compiled_attention_equals_the_definition_for_any_shape(compiler, batch, tokens, heads, dim):
+@given(batch=st.integers(1, 3), tokens=st.integers(1, 230), heads=st.integers(1, 4), dim=st.integers(1, 80),
+       rate=st.sampled_from([0.0, 0.3]))
+def test_compiled_attention_equals_the_definition_for_any_shape(compiler, batch, tokens, heads, dim, rate):
     qkv, dout = normal(batch, tokens, 3 * heads * dim), normal(batch, tokens, heads * dim, seed=1)
-    check_attention(kernels.Attend(heads, dim), qkv, dout)
+    check_attention(*dropping(kernels.Attend(heads, dim, rate), qkv, dout))
+
+
+def dropping(attend, qkv, dout):
+    """What check_attention takes, for attention that may drop, the same in every call."""
+    mask = dropping_alike(attend.dropout)(len(qkv), attend.num_heads, qkv.shape[1], qkv.shape[1])
+    return attend.set_train(), qkv, dout, mask
+
+
+def test_attention_drops_the_same_by_either_form(form):
+    attend, qkv, dout, mask = dropping(kernels.Attend(2, 5, 0.4), normal(2, 50, 30), normal(2, 50, 10, seed=1))
+    assert 0.5 < (mask > 0).mean() < 0.7
+    check_attention(attend, qkv, dout, mask)
 
 
 def test_attention_holds_scores_that_overflow_an_exponential(form):

@@ -306,8 +306,7 @@ class Attend(nn.Cell):
     """softmax(q k^T / sqrt(d)) v for each head (Vaswani et al. 2017, eq. 1): [B, N, 3 * H * d] -> [B, N, H * d].
 
     The input holds the queries of all heads, then the keys, then the values. `dropout` acts on the softmax, which is
-    float32. Where products are computed in a lower precision, so are input and output, but on the CPU those of
-    attention with dropout.
+    float32. Where products are computed in a lower precision, so are input and output.
     """
 
     def __init__(self, num_heads: int, head_dim: int, dropout: float = 0.0):
@@ -331,12 +330,11 @@ class Attend(nn.Cell):
                       and head_dim % 16 == 0 and head_dim <= 512)
 
     def construct(self, qkv):
-        if self.rate == 0.0 or not self.training:
-            if self.fused is not None and qkv.dtype != ms.float16:
-                return self.fused(qkv.astype(self.fused_type))
-            if self.flash:
-                q, k, v = ops.split(qkv, self.width, axis=-1)
-                return ops.flash_attention_score(q, k, v, self.num_heads, scalar_value=self.scale)
+        if self.fused is not None and qkv.dtype != ms.float16 and self.dropout.repeatable():
+            return self.fused(qkv.astype(self.fused_type), *self.dropout.origin())
+        if self.flash and (self.rate == 0.0 or not self.training):
+            q, k, v = ops.split(qkv, self.width, axis=-1)
+            return ops.flash_attention_score(q, k, v, self.num_heads, scalar_value=self.scale)
         if self.fused is not None and qkv.dtype == ms.bfloat16:     # MindSpore has few operators for that on the CPU
             qkv = qkv.astype(ms.float32)
         return self.plain(qkv)

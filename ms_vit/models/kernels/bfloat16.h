@@ -345,6 +345,7 @@ class WeightGradient {
 struct HalfHead {
   int64_t tokens, dim, row;
   const Half *q, *k, *v;
+  int64_t place;  // as Head's
 
   int64_t across() const { return (dim + 1) / 2; }
   int64_t down() const { return (tokens + 1) / 2; }
@@ -356,7 +357,8 @@ void each_half_head(const Half* qkv, int64_t batch, int64_t tokens, int64_t widt
   parallel(batch * heads, [&](int64_t i) {
     const int64_t image = i / heads, offset = i % heads * (width / heads);
     const Half* at = qkv + image * tokens * 3 * width + offset;
-    body(HalfHead{tokens, width / heads, 3 * width, at, at + width, at + 2 * width}, image * tokens * width + offset);
+    body(HalfHead{tokens, width / heads, 3 * width, at, at + width, at + 2 * width, i * tokens * tokens},
+         image * tokens * width + offset);
   });
 }
 
@@ -366,11 +368,11 @@ void half_attention_weights(const HalfHead& head, Left q, int64_t rows, const Pa
   const float scale = 1.0f / std::sqrt(static_cast<float>(head.dim));
   multiply(q, k_across, PANEL * head.across(), head.across(), nullptr, 0, weights, wide, rows, wide);
   for (int64_t i = 0; i < rows * wide; ++i) weights[i] *= scale;
-  softmax({head.tokens, head.dim, head.row, wide, 0, nullptr, nullptr, nullptr}, rows, weights, shares);
+  softmax({head.tokens, head.dim, head.row, wide, 0, nullptr, nullptr, nullptr, 0}, rows, weights, shares);
 }
 
-// softmax(q k^T / sqrt(d)) v for qkv [B, N, 3 * H * d] -> out [B, N, H * d]
-void half_attention(const Half* qkv, int64_t batch, int64_t tokens, int64_t width, int64_t heads, Half* out) {
+// dropout(softmax(q k^T / sqrt(d))) v for qkv [B, N, 3 * H * d] -> out [B, N, H * d]
+void half_attention(const Half* qkv, int64_t batch, int64_t tokens, int64_t width, int64_t heads, const Kept* kept, Half* out) {
   each_half_head(qkv, batch, tokens, width, heads, [&](const HalfHead& head, int64_t offset) {
     const int64_t dim = head.dim, wide = head.wide(), down = head.down(), row = pairs_of_row(wide);
     const Room<Pair> k(up(tokens, PANEL) * head.across()), v(up(dim, PANEL) * down);
@@ -382,6 +384,7 @@ void half_attention(const Half* qkv, int64_t batch, int64_t tokens, int64_t widt
     for (int64_t begin = 0; begin < tokens; begin += QUERIES) {
       const int64_t rows = std::min(QUERIES, tokens - begin);
       half_attention_weights(head, pair_along(head.q + begin * head.row, head.row, rows, dim, q_room), rows, k, weights, shares);
+      if (kept) drop(*kept, head.place + begin * tokens, rows, tokens, weights, wide);
       multiply(pair_along<float>(weights, wide, rows, wide, shared), v, PANEL * down, down, nullptr, 0, mixed.get(), padded(dim), rows, dim);
       for (int64_t r = 0; r < rows; ++r)
         for (int64_t c = 0; c < dim; c += 16)
@@ -522,7 +525,7 @@ int block_kernel(void** addresses, int64_t** shapes, const char** types) {
     normalize<Half>(x + begin * dim, rows, dim, vector(2), vector(3), epsilon, normed);
     dense<Half, Half>(normed, rows, dim, of_qkv, vector(5), qkv + begin * 3 * width, 3 * width, pairs);
   });
-  half_attention(qkv, batch, tokens, width, heads, mixed);
+  half_attention(qkv, batch, tokens, width, heads, nullptr, mixed);
   pieces(m, task, [&](int64_t begin, int64_t end) {
     const int64_t rows = end - begin, size = rows * dim;
     const Room<float> branch(size);
@@ -633,19 +636,23 @@ KERNEL(layer_norm_bfloat16) {
   return 0;
 }
 
-// qkv [B, N, 3 * H * d] (bfloat16), heads [H] (only its shape is read) -> softmax(q k^T / sqrt(d)) v, [B, N, H * d] (bfloat16)
+// qkv [B, N, 3 * H * d] (bfloat16), heads [H] (only its shape is read), what Kept reads (4)
+// -> dropout(softmax(q k^T / sqrt(d))) v, [B, N, H * d] (bfloat16)
 KERNEL(attention_bfloat16) {
-  half_attention(static_cast<const Half*>(addresses[0]), shapes[0][0], shapes[0][1], shapes[0][2] / 3, shapes[1][0],
-                 static_cast<Half*>(addresses[2]));
+  const Kept kept(addresses + 2, weights_of(shapes[0], shapes[1][0]));
+  half_attention(static_cast<const Half*>(addresses[0]), shapes[0][0], shapes[0][1], shapes[0][2] / 3, shapes[1][0], &kept,
+                 static_cast<Half*>(addresses[6]));
   return 0;
 }
 
-// qkv [B, N, 3 * H * d] (bfloat16), heads [H], dout [B, N, H * d] -> dqkv [B, N, 3 * H * d]; weights are computed again
+// qkv [B, N, 3 * H * d] (bfloat16), heads [H], what Kept reads (4), dout [B, N, H * d] -> dqkv [B, N, 3 * H * d]; weights are
+// computed again
 KERNEL(attention_bfloat16_grad) {
+  const Kept kept(addresses + 2, weights_of(shapes[0], shapes[1][0]));
   const int64_t tokens = shapes[0][1], width = shapes[0][2] / 3;
   const Half* qkv = static_cast<const Half*>(addresses[0]);
-  const float* dout = floats(addresses)[2];
-  float* dqkv = floats(addresses)[3];
+  const float* dout = floats(addresses)[6];
+  float* dqkv = floats(addresses)[7];
   each_half_head(qkv, shapes[0][0], tokens, width, shapes[1][0], [&](const HalfHead& head, int64_t offset) {
     const int64_t dim = head.dim, wide = head.wide(), deep = padded(dim), across = head.across(), down = head.down();
     const int64_t row = pairs_of_row(wide);
@@ -663,11 +670,13 @@ KERNEL(attention_bfloat16_grad) {
     float* to = dqkv + (head.q - qkv);  // for dq; dk and dv lie width and 2 * width further on
     for (int64_t begin = 0; begin < tokens; begin += QUERIES) {
       const int64_t rows = std::min(QUERIES, tokens - begin), half = (rows + 1) / 2;
+      const int64_t place = head.place + begin * tokens;
       const Half* q = head.q + begin * head.row;
       const float* grad = dout + offset + begin * width;
       half_attention_weights(head, pair_along(q, head.row, rows, dim, along), rows, k_across, weights, shares);
       multiply(pair_along(grad, width, rows, dim, along), v_across, PANEL * across, across, nullptr, 0, dscores.get(), wide,
                rows, wide);
+      drop(kept, place, rows, tokens, dscores, wide);
       for (int64_t r = 0; r < rows; ++r) {
         float *w = weights + r * wide, *d = dscores + r * wide;
         float mean = 0;  // of the row's gradients, by its weights: the softmax's own gradient
@@ -675,6 +684,7 @@ KERNEL(attention_bfloat16_grad) {
         for (int64_t n = 0; n < wide; ++n) mean += w[n] * d[n];
         for (int64_t n = 0; n < wide; ++n) d[n] = w[n] * (d[n] - mean) * scale;
       }
+      drop(kept, place, rows, tokens, weights, wide);
       pair_rows(q, rows, dim, head.row, q_down, PANEL, PANEL * half);
       pair_rows(grad, rows, dim, width, grad_down, PANEL, PANEL * half);
       pair_rows<float>(weights, rows, wide, wide, left, wide, 0);

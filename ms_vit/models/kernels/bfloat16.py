@@ -73,21 +73,22 @@ class LayerNorm(compiled.LayerNorm):
 
 
 class Attention(compiled.Single):
-    """Multi-head attention of queries, keys and values side by side: [B, N, 3 * H * d] -> [B, N, H * d], bfloat16."""
+    """compiled.Attention, [B, N, 3 * H * d] -> [B, N, H * d], bfloat16."""
 
     def __init__(self, num_heads: int):
         super().__init__()
         self.heads = Tensor([0.0] * num_heads, ms.float32)     # tells their number by its shape
-        self.forward = compiled.operator("attention_bfloat16", lambda qkv, h: [qkv[0], qkv[1], qkv[2] // 3],
-                                         lambda qkv, h: qkv)
-        self.backward = compiled.operator("attention_bfloat16_grad", lambda qkv, h, dout: qkv,
-                                          lambda qkv, h, dout: dout)
+        self.forward = compiled.operator("attention_bfloat16", lambda qkv, *rest: [qkv[0], qkv[1], qkv[2] // 3],
+                                         lambda qkv, *rest: qkv)
+        self.backward = compiled.operator("attention_bfloat16_grad", lambda qkv, *rest: qkv,
+                                          lambda qkv, *rest: ms.float32)
 
-    def construct(self, qkv):
-        return self.forward(qkv, self.heads)
+    def construct(self, qkv, step, part, salt, numbers):
+        return self.forward(qkv, self.heads, step, part, salt, numbers)
 
-    def bprop(self, qkv, out, dout):
-        return (self.backward(qkv, self.heads, dout.astype(ms.float32)),)
+    def bprop(self, qkv, step, part, salt, numbers, out, dout):
+        gradient = self.backward(qkv, self.heads, step, part, salt, numbers, dout.astype(ms.float32))
+        return (gradient, ops.zeros_like(step), ops.zeros_like(part), ops.zeros_like(salt), ops.zeros_like(numbers))
 
 
 class Mlp(compiled.Single):

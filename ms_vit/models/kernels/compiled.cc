@@ -252,6 +252,38 @@ const float* zeros(int64_t size) {
   return buffer.data();
 }
 
+// --- dropout
+
+float** floats(void** addresses) { return reinterpret_cast<float**>(addresses); }
+
+// What dropout leaves, as a hash of seed, layer, step and the place in a whole batch says, of which this is an equal part.
+class Kept {
+ public:
+  // addresses of step [1], the part's number [1], salt [2] (int32), (threshold, scale) [2]; size: of this part
+  Kept(void** addresses, int64_t size)
+      : threshold_(static_cast<uint32_t>(floats(addresses)[3][0])), scale_(floats(addresses)[3][1]) {
+    const auto whole = [&](int i) { return static_cast<const uint32_t*>(addresses[i]); };
+    before_ = whole(1)[0] * static_cast<uint32_t>(size);
+    first_ = mixed(mixed(whole(0)[0] ^ whole(2)[0]));
+    second_ = mixed(first_ ^ whole(2)[1]);
+  }
+  // y[size] = x times the scale or 0; the first of them is at `place` in the part. y may be x.
+  void apply(const float* x, int64_t size, int64_t place, float* y) const {
+    const uint32_t threshold = threshold_, first = first_, second = second_, begin = before_ + static_cast<uint32_t>(place);
+    const float scale = scale_;
+    for (int64_t i = 0; i < size; ++i) {
+      const uint32_t bits = mixed(mixed((begin + static_cast<uint32_t>(i)) ^ first) + second) >> 8;
+      y[i] = x[i] * (bits >= threshold ? scale : 0.0f);
+    }
+  }
+  bool all() const { return threshold_ == 0; }
+
+ private:
+  const uint32_t threshold_;
+  const float scale_;
+  uint32_t before_, first_, second_;
+};
+
 // --- attention
 
 // One head of one image, cut out of [N, 3 * H * d].
@@ -259,6 +291,7 @@ struct Head {
   int64_t tokens, dim, row;       // N, d, and the distance of two tokens in memory
   int64_t wide, deep;             // N and d filled up to whole vectors
   const float *q, *k, *v;
+  int64_t place;                  // of its first weight among those of all heads, [B, H, N, N]
 };
 
 // to[tokens, deep] = from * scale, filled up with zeros.
@@ -299,7 +332,16 @@ void attention_weights(const Head& head, int64_t first, int64_t rows, const floa
   softmax(head, rows, weights, shares);
 }
 
+// Drops of weights[rows, tokens], whose rows lie `wide` apart; the first of them is at `place`.
+void drop(const Kept& kept, int64_t place, int64_t rows, int64_t tokens, float* weights, int64_t wide) {
+  if (kept.all()) return;
+  for (int64_t r = 0; r < rows; ++r) kept.apply(weights + r * wide, tokens, place + r * tokens, weights + r * wide);
+}
+
 constexpr int64_t BLOCK = 48;  // query rows at a time: their weights for 200 tokens, 40 KB, stay in a core's own cache
+
+// How many weights there are for qkv of that shape.
+int64_t weights_of(const int64_t* qkv, int64_t heads) { return qkv[0] * heads * qkv[1] * qkv[1]; }
 
 // Calls body(head, where its first output is in [N, H * d]) for each image and head of qkv [B, N, 3 * H * d].
 template <class Body>
@@ -308,12 +350,11 @@ void each_head(const float* qkv, const int64_t* shape, int64_t heads, const Body
   parallel(batch * heads, [&](int64_t i) {
     const int64_t image = i / heads, offset = i % heads * dim;
     const float* first = qkv + image * tokens * 3 * width + offset;
-    const Head head = {tokens, dim, 3 * width, padded(tokens), padded(dim), first, first + width, first + 2 * width};
+    const Head head = {tokens, dim, 3 * width, padded(tokens), padded(dim), first, first + width, first + 2 * width,
+                       i * tokens * tokens};
     body(head, image * tokens * width + offset);
   });
 }
-
-float** floats(void** addresses) { return reinterpret_cast<float**>(addresses); }
 
 int64_t size_of(const int64_t* shape, int count) {
   int64_t size = 1;
@@ -342,34 +383,6 @@ int gelu_grad(void** addresses, const int* dims, int64_t** shapes) {
   });
   return 0;
 }
-
-// What dropout leaves, as a hash of seed, layer, step and the place in a whole batch says, of which this is an equal part.
-class Kept {
- public:
-  // addresses of step [1], the part's number [1], salt [2] (int32), (threshold, scale) [2]; size: of this part
-  Kept(void** addresses, int64_t size)
-      : threshold_(static_cast<uint32_t>(floats(addresses)[3][0])), scale_(floats(addresses)[3][1]) {
-    const auto whole = [&](int i) { return static_cast<const uint32_t*>(addresses[i]); };
-    before_ = whole(1)[0] * static_cast<uint32_t>(size);
-    first_ = mixed(mixed(whole(0)[0] ^ whole(2)[0]));
-    second_ = mixed(first_ ^ whole(2)[1]);
-  }
-  // y[size] = x times the scale or 0; the first of them is at `place` in the part. y may be x.
-  void apply(const float* x, int64_t size, int64_t place, float* y) const {
-    const uint32_t threshold = threshold_, first = first_, second = second_, begin = before_ + static_cast<uint32_t>(place);
-    const float scale = scale_;
-    for (int64_t i = 0; i < size; ++i) {
-      const uint32_t bits = mixed(mixed((begin + static_cast<uint32_t>(i)) ^ first) + second) >> 8;
-      y[i] = x[i] * (bits >= threshold ? scale : 0.0f);
-    }
-  }
-  bool all() const { return threshold_ == 0; }
-
- private:
-  const uint32_t threshold_;
-  const float scale_;
-  uint32_t before_, first_, second_;
-};
 
 struct Moments {
   float mean, rstd;
@@ -669,10 +682,12 @@ KERNEL(layer_norm_grad) {
   return 0;
 }
 
-// qkv [B, N, 3 * H * d], heads [H] (only its shape is read) -> softmax(q k^T / sqrt(d)) v, [B, N, H * d]
+// qkv [B, N, 3 * H * d], heads [H] (only its shape is read), what Kept reads (4) -> dropout(softmax(q k^T / sqrt(d))) v,
+// [B, N, H * d]
 KERNEL(attention) {
   const int64_t heads = shapes[1][0], width = shapes[0][2] / 3;
-  float* out = floats(addresses)[2];
+  const Kept kept(addresses + 2, weights_of(shapes[0], heads));
+  float* out = floats(addresses)[6];
   each_head(floats(addresses)[0], shapes[0], heads, [&](const Head& head, int64_t offset) {
     float* k_transposed = scratch(0, head.dim * head.wide);
     float* v = scratch(1, head.tokens * head.deep);
@@ -684,6 +699,7 @@ KERNEL(attention) {
     for (int64_t first = 0; first < head.tokens; first += BLOCK) {
       const int64_t rows = std::min(BLOCK, head.tokens - first);
       attention_weights(head, first, rows, k_transposed, weights, shares);
+      drop(kept, head.place + first * head.tokens, rows, head.tokens, weights, head.wide);
       multiply({weights, head.wide, 1}, v, head.deep, zeros(head.deep), 0, mixed, head.deep, rows, head.deep, head.tokens);
       for (int64_t r = 0; r < rows; ++r)
         for (int64_t c = 0; c < head.dim; ++c)
@@ -693,13 +709,14 @@ KERNEL(attention) {
   return 0;
 }
 
-// qkv [B, N, 3 * H * d], heads [H], out [B, N, H * d], dout [B, N, H * d] -> dqkv [B, N, 3 * H * d]
+// qkv [B, N, 3 * H * d], heads [H], what Kept reads (4), out [B, N, H * d], dout [B, N, H * d] -> dqkv [B, N, 3 * H * d]
 //
 // The attention weights are computed again rather than kept, as in FlashAttention (Dao et al. 2022, alg. 4).
 KERNEL(attention_grad) {
   const int64_t heads = shapes[1][0], width = shapes[0][2] / 3;
-  const float *qkv = floats(addresses)[0], *out = floats(addresses)[2], *dout = floats(addresses)[3];
-  float* dqkv = floats(addresses)[4];
+  const Kept kept(addresses + 2, weights_of(shapes[0], heads));
+  const float *qkv = floats(addresses)[0], *out = floats(addresses)[6], *dout = floats(addresses)[7];
+  float* dqkv = floats(addresses)[8];
   each_head(qkv, shapes[0], heads, [&](const Head& head, int64_t offset) {
     const float scale = 1.0f / std::sqrt(static_cast<float>(head.dim));
     const int64_t tokens = head.tokens, wide = head.wide, deep = head.deep;
@@ -721,14 +738,15 @@ KERNEL(attention_grad) {
     float* grad = dqkv + (head.q - qkv);  // of q; those of k and v lie width and 2 * width further on
     for (int64_t first = 0; first < tokens; first += BLOCK) {
       const int64_t rows = std::min(BLOCK, tokens - first);
-      const Head block = {rows, head.dim, head.row, wide, deep, nullptr, nullptr, nullptr};
+      const int64_t place = head.place + first * tokens;
+      const Head block = {rows, head.dim, head.row, wide, deep, nullptr, nullptr, nullptr, place};
       pack(block, head.q + first * head.row, head.row, scale, q);
       pack(block, dout + offset + first * width, width, 1.0f, dmixed);
       attention_weights(head, first, rows, k_transposed, weights, shares);
       for (int64_t r = 0; r < rows; ++r)
         for (int64_t n = 0; n < wide; ++n) weights[r * wide + n] *= shares[r];
       multiply({dmixed, deep, 1}, v_transposed, wide, zeros(wide), 0, dweights, wide, rows, wide, head.dim);
-      multiply({weights, 1, wide}, dmixed, deep, dv, deep, dv, deep, tokens, deep, rows);
+      drop(kept, place, rows, tokens, dweights, wide);
       for (int64_t r = 0; r < rows; ++r) {
         const float* mixed = out + offset + (first + r) * width;
         float mean = 0;  // of the row's dweights, by its weights: the softmax's own gradient
@@ -736,6 +754,8 @@ KERNEL(attention_grad) {
         float* d = dweights + r * wide;
         for (int64_t n = 0; n < wide; ++n) d[n] = weights[r * wide + n] * (d[n] - mean);
       }
+      drop(kept, place, rows, tokens, weights, wide);
+      multiply({weights, 1, wide}, dmixed, deep, dv, deep, dv, deep, tokens, deep, rows);
       multiply({dweights, wide, 1}, k, deep, zeros(deep), 0, dq, deep, rows, deep, tokens);
       multiply({dweights, 1, wide}, q, deep, dk, deep, dk, deep, tokens, deep, rows);
       for (int64_t r = 0; r < rows; ++r) std::copy_n(dq + r * deep, head.dim, grad + (first + r) * head.row);

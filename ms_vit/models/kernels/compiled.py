@@ -154,23 +154,22 @@ class LayerNorm(Single):
 class Attention(Single):
     """Multi-head attention of queries, keys and values side by side: [B, N, 3 * H * d] -> [B, N, H * d], float32.
 
-    The matrix of attention weights never exists as a whole, as in FlashAttention (Dao et al. 2022).
+    The matrix of attention weights never exists as a whole, as in FlashAttention (Dao et al. 2022). What follows qkv is
+    as Dropout has it, which acts on the weights, [B, H, N, N].
     """
-
-    NAME = "attention"
 
     def __init__(self, num_heads: int):
         super().__init__()
         self.heads = Tensor([0.0] * num_heads, ms.float32)     # tells their number by its shape
-        self.forward = operator(self.NAME, lambda qkv, h: [qkv[0], qkv[1], qkv[2] // 3], lambda qkv, h: qkv)
-        self.backward = operator(f"{self.NAME}_grad", lambda qkv, h, out, dout: qkv,
-                                 lambda qkv, h, out, dout: qkv)
+        self.forward = operator("attention", lambda qkv, *rest: [qkv[0], qkv[1], qkv[2] // 3], lambda qkv, *rest: qkv)
+        self.backward = operator("attention_grad", lambda qkv, *rest: qkv, lambda qkv, *rest: qkv)
 
-    def construct(self, qkv):
-        return self.forward(qkv, self.heads)
+    def construct(self, qkv, step, part, salt, numbers):
+        return self.forward(qkv, self.heads, step, part, salt, numbers)
 
-    def bprop(self, qkv, out, dout):
-        return (self.backward(qkv, self.heads, out, dout),)
+    def bprop(self, qkv, step, part, salt, numbers, out, dout):
+        return (self.backward(qkv, self.heads, step, part, salt, numbers, out, dout), ops.zeros_like(step),
+                ops.zeros_like(part), ops.zeros_like(salt), ops.zeros_like(numbers))
 
 
 class Dropout(Single):
