@@ -124,7 +124,7 @@ def main() -> None:
         library = ctypes.CDLL(str(built))
         library.use_threads(2)
         elementwise(library)
-        for m, k, n in ((1, 1, 1), (2, 33, 65), (49, 64, 17), (65, 31, 130), (600, 10, 70)):
+        for m, k, n in ((1, 1, 1), (2, 33, 65), (49, 64, 17), (65, 31, 130), (600, 10, 70), (9001, 5, 7)):
             rows(library, m, k, n)
         for batch, tokens, count, dim in ((1, 1, 1, 1), (2, 5, 3, 7), (1, 97, 2, 16), (1, 200, 1, 33)):
             heads(library, batch, tokens, count, dim)

@@ -79,7 +79,7 @@ def check_dense(m, k, n):
     within(dbias, dout.sum(0), 1e-6 * np.abs(dout).sum(0))      # not rounded
 
 
-@pytest.mark.parametrize(("m", "k", "n"), [(1, 1, 1), (197, 192, 80), (301, 48, 64)])
+@pytest.mark.parametrize(("m", "k", "n"), [(1, 1, 1), (197, 192, 80), (301, 48, 64), (9001, 5, 7)])
 def test_a_dense_layer_and_its_gradients_equal_float64_within_rounding(able, m, k, n):
     check_dense(m, k, n)
 
@@ -249,7 +249,7 @@ from test_bfloat16 import Rounded
 from test_kernels import Layer, TwoLayers, gradients_of, kernels, normal, two_layers
 digest = hashlib.sha256()
 with precision.computing_in("bfloat16"):
-    cells = [(Layer(normal(200, 130), normal(200)), (777, 130), (777, 200)),
+    cells = [(Layer(normal(90, 30), normal(90)), (7777, 30), (7777, 90)),
              (Rounded(kernels.Attend(3, 20)), (2, 210, 180), (2, 210, 60)),
              (TwoLayers(two_layers(40, 90), "exact", 0.1), (600, 40), (600, 40))]
     config = ViTConfig(image_size=24, patch_size=4, num_classes=9, dim=40, depth=2, num_heads=2, mlp_dim=90)

@@ -228,10 +228,10 @@ class ViT(TopCell):
         x = self.norm(x)                                                               # [B, extra + N, D]
         if self.pool == "cls":
             x = x[:, 0]
-        elif self.pool == "mean":
-            x = x[:, self.extra_tokens:].mean(1)
         else:
-            x = x[:, self.extra_tokens:].reshape(x.shape[0], -1)
+            if self.extra_tokens:                                                      # a slice of all would copy it
+                x = x[:, self.extra_tokens:]
+            x = x.mean(1) if self.pool == "mean" else x.reshape(x.shape[0], -1)
         return self.head(self.pre_logits(self.head_dropout(self.fc_norm(x))))          # [B, num_classes]
 
     def construct(self, x):

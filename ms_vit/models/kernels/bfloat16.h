@@ -294,27 +294,44 @@ void dense_grad(const float* dy, int64_t rows, int64_t n, const Down& weight, fl
   multiply(pair_along(dy, n, rows, n, room), weight, PANEL * weight.pairs, weight.pairs, nullptr, 0, dx, k, rows, k);
 }
 
-// The gradients of a dense layer's weight [N, K] and bias [N]. First every task of rows tells what it has of x [M, K] and of
-// dy [M, N], which are kept as pairs of rows; then the product dy^T x is made in tasks of its own.
+// The gradients of a dense layer's weight [N, K] and bias [N]; in_turns() tells the order of the calls. Every task of rows
+// tells what it has of x [M, K] and of dy [M, N], which are kept as pairs of rows for one turn; then the product dy^T x goes
+// on by these, in tasks of its own.
 class WeightGradient {
  public:
   WeightGradient(int64_t m, int64_t k, int64_t n)
-      : k_(k), n_(n), task_(task_rows(m)), tasks_((m + task_ - 1) / task_), down_((m + 1) / 2), wide_(up(n, 16)),
-        columns_((k + BROAD - 1) / BROAD), xs_(up(k, PANEL) * down_), dys_(up(n, HIGH) * down_), sums_(tasks_ * wide_) {}
+      : k_(k), n_(n), task_(task_rows(m)), tasks_((m + task_ - 1) / task_), turn_(turn_rows()),
+        down_((std::min(m, turn_) + 1) / 2), wide_(up(n, 16)), columns_((k + BROAD - 1) / BROAD), xs_(up(k, PANEL) * down_),
+        dys_(up(n, HIGH) * down_), sums_(tasks_ * wide_) {}
+
+  // Rows of a turn, a multiple of all task_rows: as many as leave what is kept in the caches, and all threads something to do.
+  // Every sum begins where the last turn's ended, so that its order doesn't depend on them.
+  static int64_t turn_rows() { return 2016 * (pool == nullptr ? 1 : pool->threads()); }
 
   template <class X>
   void add(int64_t begin, int64_t rows, const X* x, const float* dy) {
-    pair_rows(x, rows, k_, k_, xs_ + begin / 2 * PANEL, PANEL, PANEL * down_);
+    const int64_t pair = begin % turn_ / 2;
+    pair_rows(x, rows, k_, k_, xs_ + pair * PANEL, PANEL, PANEL * down_);
     float* sum = sums_ + begin / task_ * wide_;
     std::fill(sum, sum + wide_, 0.0f);
     for (int64_t i = 0; i < rows; i += 2)
       for (int64_t c = 0; c < n_; c += 16) {
         const float* at = dy + i * n_ + c;
         const __m512 low = some(at, n_ - c), high = some(at + n_, i + 1 < rows ? n_ - c : 0);
-        Pair* place = dys_ + c / HIGH * HIGH * down_ + (begin + i) / 2 * HIGH + c % HIGH;
+        Pair* place = dys_ + c / HIGH * HIGH * down_ + (pair + i / 2) * HIGH + c % HIGH;
         _mm512_storeu_si512(place, interleaved((__m512i)_mm512_cvtne2ps_pbh(high, low)));
         _mm512_storeu_ps(sum + c, _mm512_add_ps(_mm512_loadu_ps(sum + c), _mm512_add_ps(low, high)));
       }
+  }
+
+  int64_t tasks() const { return columns_ * ((n_ + HIGH - 1) / HIGH); }
+
+  // The task's part of dweight, after the turn of the rows from `begin` to `end`.
+  void weight(int64_t task, int64_t begin, int64_t end, float* dweight) const {
+    const int64_t top = task / columns_ * HIGH, left = task % columns_ * BROAD;
+    float* to = dweight + top * k_ + left;
+    multiply({dys_ + top * down_, 1, HIGH}, xs_ + left * down_, PANEL * down_, (end - begin + 1) / 2, begin ? to : nullptr, k_,
+             to, k_, std::min(HIGH, n_ - top), std::min(BROAD, k_ - left));
   }
 
   void bias(float* dbias) const {
@@ -323,21 +340,23 @@ class WeightGradient {
       for (int64_t c = 0; c < n_; ++c) dbias[c] += sums_[task * wide_ + c];
   }
 
-  int64_t tasks() const { return columns_ * ((n_ + HIGH - 1) / HIGH); }
-
-  void weight(int64_t task, float* dweight) const {
-    const int64_t top = task / columns_ * HIGH, left = task % columns_ * BROAD;
-    float* to = dweight + top * k_ + left;
-    multiply({dys_ + top * down_, 1, HIGH}, xs_ + left * down_, PANEL * down_, down_, nullptr, 0, to, k_,
-             std::min(HIGH, n_ - top), std::min(BROAD, k_ - left));
-  }
-
  private:
   static constexpr int64_t HIGH = 48, BROAD = 3 * PANEL;  // rows and columns of a task
-  const int64_t k_, n_, task_, tasks_, down_, wide_, columns_;
+  const int64_t k_, n_, task_, tasks_, turn_, down_, wide_, columns_;
   const Room<Pair> xs_, dys_;
   const Room<float> sums_;
 };
+
+// For `m` rows, turn by turn: add(begin, end) for the rows of each task, then multiply(first, beyond) for the rows of the turn.
+template <class Add, class Multiply>
+void in_turns(int64_t m, const Add& add, const Multiply& multiply) {
+  const int64_t turn = WeightGradient::turn_rows(), task = task_rows(m);
+  for (int64_t first = 0; first < m; first += turn) {
+    const int64_t beyond = std::min(m, first + turn);
+    pieces(beyond - first, task, [&](int64_t begin, int64_t end) { add(first + begin, first + end); });
+    multiply(first, beyond);
+  }
+}
 
 // --- a head of attention
 
@@ -469,7 +488,7 @@ int mlp_kernel(void** addresses, const int* dims, int64_t** shapes, const char**
 // -> dx [..., D], dw1 [H, D], db1 [H], dw2 [D, H], db2 [D]
 template <class Gelu>
 int mlp_grad_kernel(void** addresses, const int* dims, int64_t** shapes, const char** types) {
-  const int64_t m = rows_of(dims[0], shapes[0]), dim = shapes[1][1], hidden = shapes[1][0], task = task_rows(m);
+  const int64_t m = rows_of(dims[0], shapes[0]), dim = shapes[1][1], hidden = shapes[1][0];
   const Half* before = static_cast<const Half*>(addresses[3]);
   const Kept kept(addresses + 4, m * hidden);
   const float* dy = floats(addresses)[8];
@@ -477,7 +496,7 @@ int mlp_grad_kernel(void** addresses, const int* dims, int64_t** shapes, const c
   const Down w1(floats(addresses)[1], hidden, dim), w2(floats(addresses)[2], dim, hidden);
   WeightGradient first_layer(m, dim, hidden), second_layer(m, hidden, dim);
   typed(types[0], addresses[0], [&](const auto* x) {
-    pieces(m, task, [&](int64_t begin, int64_t end) {
+    const auto add = [&](int64_t begin, int64_t end) {
       const int64_t rows = end - begin, size = rows * hidden;
       const Room<float> middle(size), gradient(size), slope(size);
       const Room<Pair> pairs(rows * pairs_of_row(std::max(dim, hidden)));
@@ -493,14 +512,16 @@ int mlp_grad_kernel(void** addresses, const int* dims, int64_t** shapes, const c
       dense_grad(gradient, rows, hidden, w1, dx + begin * dim, dim, pairs);
       first_layer.add<std::remove_const_t<std::remove_pointer_t<decltype(x)>>>(begin, rows, x + begin * dim, gradient);
       second_layer.add<float>(begin, rows, middle, dy + begin * dim);
+    };
+    in_turns(m, add, [&](int64_t first, int64_t beyond) {
+      parallel(first_layer.tasks() + second_layer.tasks(), [&](int64_t i) {
+        if (i < first_layer.tasks()) first_layer.weight(i, first, beyond, dw1);
+        else second_layer.weight(i - first_layer.tasks(), first, beyond, dw2);
+      });
     });
   });
   first_layer.bias(floats(addresses)[11]);
   second_layer.bias(floats(addresses)[13]);
-  parallel(first_layer.tasks() + second_layer.tasks(), [&](int64_t i) {
-    if (i < first_layer.tasks()) first_layer.weight(i, dw1);
-    else second_layer.weight(i - first_layer.tasks(), dw2);
-  });
   return 0;
 }
 
@@ -585,12 +606,12 @@ KERNEL(dense_bfloat16_grad_weight) {
   float* dweight = floats(addresses)[2];
   WeightGradient gradient(m, k, n);
   typed(types[0], addresses[0], [&](const auto* x) {
-    pieces(m, task_rows(m), [&](int64_t begin, int64_t end) {
-      gradient.add(begin, end - begin, x + begin * k, dy + begin * n);
+    const auto add = [&](int64_t begin, int64_t end) { gradient.add(begin, end - begin, x + begin * k, dy + begin * n); };
+    in_turns(m, add, [&](int64_t first, int64_t beyond) {
+      parallel(gradient.tasks(), [&](int64_t i) { gradient.weight(i, first, beyond, dweight); });
     });
   });
   gradient.bias(floats(addresses)[3]);
-  parallel(gradient.tasks(), [&](int64_t i) { gradient.weight(i, dweight); });
   return 0;
 }
 
@@ -613,14 +634,17 @@ KERNEL(conv_bfloat16) {
 KERNEL(conv_bfloat16_grad_weight) {
   const int64_t m = rows_of(dims[0], shapes[0]), k = 9 * shapes[0][3], n = shapes[1][3];
   const float *x = floats(addresses)[0], *dy = floats(addresses)[1];
+  float* dweight = floats(addresses)[2];
   WeightGradient gradient(m, k, n);
-  pieces(m, task_rows(m), [&](int64_t begin, int64_t end) {
+  const auto add = [&](int64_t begin, int64_t end) {
     const Room<Half> windows((end - begin) * k);
     windows_of(x, shapes[0], begin, end, windows);
     gradient.add<Half>(begin, end - begin, windows, dy + begin * n);
+  };
+  in_turns(m, add, [&](int64_t first, int64_t beyond) {
+    parallel(gradient.tasks(), [&](int64_t i) { gradient.weight(i, first, beyond, dweight); });
   });
   gradient.bias(floats(addresses)[3]);
-  parallel(gradient.tasks(), [&](int64_t i) { gradient.weight(i, floats(addresses)[2]); });
   return 0;
 }
 

@@ -30,6 +30,8 @@ class Pool {
     helpers_ = threads - 1;
   }
 
+  int threads() const { return helpers_ + 1; }
+
   // task(0) ... task(count - 1), in any order, several at a time.
   void run(int64_t count, const std::function<void(int64_t)>& task) {
     std::lock_guard<std::mutex> one_call_at_a_time(calls_);
@@ -539,14 +541,17 @@ KERNEL(max_pool_grad) {
   parallel(shapes[0][0] * rows, [&](int64_t row) {
     for (int64_t column = 0; column < columns; ++column) {
       const int64_t at = 2 * row * line + 2 * column * channels, from = (row * columns + column) * channels;
+      const float *x1 = x + at, *x2 = x1 + channels, *x3 = x1 + line, *x4 = x3 + channels;
+      float *dx1 = dx + at, *dx2 = dx1 + channels, *dx3 = dx1 + line, *dx4 = dx3 + channels;
+      const float *largest = y + from, *gradient = dy + from;
+#pragma GCC ivdep  // in vectors: dx is apart from the rest
       for (int64_t c = 0; c < channels; ++c) {
-        const float largest = y[from + c], gradient = dy[from + c];
-        bool given = false;
-        for (const int64_t place : {at, at + channels, at + line, at + line + channels}) {
-          const bool here = !given && x[place + c] == largest;
-          dx[place + c] = here ? gradient : 0.0f;
-          given |= here;
-        }
+        const float most = largest[c], given = gradient[c];
+        const bool is1 = x1[c] == most, is2 = x2[c] == most, is3 = x3[c] == most, is4 = x4[c] == most;
+        dx1[c] = is1 ? given : 0.0f;
+        dx2[c] = is2 & !is1 ? given : 0.0f;
+        dx3[c] = is3 & !(is1 | is2) ? given : 0.0f;
+        dx4[c] = is4 & !(is1 | is2 | is3) ? given : 0.0f;
       }
     }
   });
