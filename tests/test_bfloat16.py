@@ -36,6 +36,7 @@ from ms_vit.models.kernels.dropout import follow
 from ms_vit.models.vit import ViT
 from ms_vit.recipe import Recipe, Train
 from ms_vit.runs import folder
+from ms_vit.training.gradients import Accumulated, Gradients
 from ms_vit.training.losses import CrossEntropy
 from ms_vit.training.optimizers import Adam
 from ms_vit.training.step import TrainStep
@@ -322,6 +323,20 @@ def test_every_product_of_a_network_is_in_bfloat16_if_it_is_asked_for(able):
         assert {type(cell.fused) for cell in linear} == {form}
     with precision.computing_in("bfloat16"), compiled.off():
         assert kernels.Linear().fused is None and kernels.Attend(1, 8).fused is None       # for an export
+
+
+def test_gradients_of_a_batch_in_parts_are_the_whole_ones(able):
+    """Parts are a loop of the graph, in which MindSpore calls every bfloat16 number float32."""
+    images, labels = ms.Tensor(normal(6, 3, 24, 24)), ms.Tensor(np.arange(6) % 5, ms.int32)
+    net = network("bfloat16").set_train()
+    gradients = Gradients(net, CrossEntropy(), list(net.trainable_params()))
+    (loss, _), whole = gradients(images, labels)
+    parts = Accumulated(gradients, 3, ms.Parameter(ms.Tensor([0], ms.int32), requires_grad=False))
+    (loss_of_parts, _), summed = parts(images, labels)
+    alike(loss_of_parts.asnumpy(), loss.asnumpy(), 1e-5)
+    for parameter, ours, expected in zip(net.trainable_params(), summed, whole, strict=True):
+        assert np.abs(expected.asnumpy()).max() > 0, parameter.name
+        alike(ours.asnumpy(), expected.asnumpy(), 4 * U)
 
 
 def test_fifty_losses_follow_float32s(able):

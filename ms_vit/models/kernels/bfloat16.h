@@ -76,7 +76,8 @@ class Room {
   T* const at_;
 };
 
-// Calls body(address) as float32 or bfloat16, as MindSpore names the type of an input or output.
+// Calls body(address) as float32 or bfloat16, as MindSpore names the type of an input or output. It makes float32 of all that
+// the operators call bfloat16 where a graph has a loop.
 template <class Body>
 void typed(const char* type, void* address, const Body& body) {
   if (std::strcmp(type, "bfloat16") == 0) body(static_cast<Half*>(address));
@@ -360,6 +361,29 @@ void in_turns(int64_t m, const Add& add, const Multiply& multiply) {
 
 // --- a head of attention
 
+// Numbers as they are, rounded or widened.
+template <class From, class To>
+void copy(const From* from, int64_t size, To* to) {
+  for (int64_t i = 0; i < size; i += 16) store(to + i, first(size - i), some(from + i, size - i));
+}
+
+// An input in bfloat16: as it is, or rounded here.
+class Rounded {
+ public:
+  Rounded(const char* type, const void* input, int64_t size)
+      : room_(half(type) ? 0 : size), at_(half(type) ? static_cast<const Half*>(input) : room_.get()) {
+    if (half(type)) return;
+    const float* from = static_cast<const float*>(input);
+    pieces(size, 16384, [&](int64_t begin, int64_t end) { copy<float, Half>(from + begin, end - begin, room_ + begin); });
+  }
+  operator const Half*() const { return at_; }
+
+ private:
+  static bool half(const char* type) { return std::strcmp(type, "bfloat16") == 0; }
+  const Room<Half> room_;
+  const Half* const at_;
+};
+
 // qkv [B, N, 3 * H * d] in bfloat16: one head of one image, as its Left and panels are made of it.
 struct HalfHead {
   int64_t tokens, dim, row;
@@ -391,7 +415,8 @@ void half_attention_weights(const HalfHead& head, Left q, int64_t rows, const Pa
 }
 
 // dropout(softmax(q k^T / sqrt(d))) v for qkv [B, N, 3 * H * d] -> out [B, N, H * d]
-void half_attention(const Half* qkv, int64_t batch, int64_t tokens, int64_t width, int64_t heads, const Kept* kept, Half* out) {
+template <class T>
+void half_attention(const Half* qkv, int64_t batch, int64_t tokens, int64_t width, int64_t heads, const Kept* kept, T* out) {
   each_half_head(qkv, batch, tokens, width, heads, [&](const HalfHead& head, int64_t offset) {
     const int64_t dim = head.dim, wide = head.wide(), down = head.down(), row = pairs_of_row(wide);
     const Room<Pair> k(up(tokens, PANEL) * head.across()), v(up(dim, PANEL) * down);
@@ -404,7 +429,8 @@ void half_attention(const Half* qkv, int64_t batch, int64_t tokens, int64_t widt
       const int64_t rows = std::min(QUERIES, tokens - begin);
       half_attention_weights(head, pair_along(head.q + begin * head.row, head.row, rows, dim, q_room), rows, k, weights, shares);
       if (kept) drop(*kept, head.place + begin * tokens, rows, tokens, weights, wide);
-      multiply(pair_along<float>(weights, wide, rows, wide, shared), v, PANEL * down, down, nullptr, 0, mixed.get(), padded(dim), rows, dim);
+      multiply(pair_along<float>(weights, wide, rows, wide, shared), v, PANEL * down, down, nullptr, 0, mixed.get(),
+               padded(dim), rows, dim);
       for (int64_t r = 0; r < rows; ++r)
         for (int64_t c = 0; c < dim; c += 16)
           store(out + offset + (begin + r) * width + c, first(dim - c),
@@ -427,12 +453,6 @@ void normalize(const float* x, int64_t rows, int64_t dim, const float* weight, c
       store(y + c, first(left), _mm512_fmadd_ps(normed, some(weight + c, left), some(bias + c, left)));
     }
   }
-}
-
-// Numbers as they are, rounded or widened.
-template <class From, class To>
-void copy(const From* from, int64_t size, To* to) {
-  for (int64_t i = 0; i < size; i += 16) store(to + i, first(size - i), some(from + i, size - i));
 }
 
 // The 3x3 windows around pixels begin to end, counted through all images, of x [B, H, W, C]: to[end - begin, 9 * C]
@@ -472,7 +492,7 @@ int mlp_kernel(void** addresses, const int* dims, int64_t** shapes, const char**
   const int64_t m = rows_of(dims[0], shapes[0]), dim = shapes[4][0], hidden = shapes[2][0], task = task_rows(m);
   const float *b1 = floats(addresses)[2], *b2 = floats(addresses)[4];
   float* y = floats(addresses)[9];
-  Half* before = static_cast<Half*>(addresses[10]);
+  Half* before = static_cast<Half*>(addresses[10]);  // whatever its type is called: no other operator reads it
   const Across w1(types[1], addresses[1], hidden, dim), w2(types[3], addresses[3], dim, hidden);
   const Kept kept(addresses + 5, m * hidden);
   typed(types[0], addresses[0], [&](const auto* x) {
@@ -546,7 +566,7 @@ int block_kernel(void** addresses, int64_t** shapes, const char** types) {
     normalize<Half>(x + begin * dim, rows, dim, vector(2), vector(3), epsilon, normed);
     dense<Half, Half>(normed, rows, dim, of_qkv, vector(5), qkv + begin * 3 * width, 3 * width, pairs);
   });
-  half_attention(qkv, batch, tokens, width, heads, nullptr, mixed);
+  half_attention(qkv, batch, tokens, width, heads, nullptr, mixed.get());
   pieces(m, task, [&](int64_t begin, int64_t end) {
     const int64_t rows = end - begin, size = rows * dim;
     const Room<float> branch(size);
@@ -652,10 +672,11 @@ KERNEL(conv_bfloat16_grad_weight) {
 KERNEL(layer_norm_bfloat16) {
   const float *x = floats(addresses)[0], *weight = floats(addresses)[1], *bias = floats(addresses)[2];
   const float epsilon = floats(addresses)[3][0];
-  Half* y = static_cast<Half*>(addresses[4]);
   const int64_t dim = shapes[1][0];
-  pieces(size_of(shapes[0], dims[0] - 1), 64, [&](int64_t begin, int64_t end) {
-    normalize(x + begin * dim, end - begin, dim, weight, bias, epsilon, y + begin * dim);
+  typed(types[4], addresses[4], [&](auto* y) {
+    pieces(size_of(shapes[0], dims[0] - 1), 64, [&](int64_t begin, int64_t end) {
+      normalize(x + begin * dim, end - begin, dim, weight, bias, epsilon, y + begin * dim);
+    });
   });
   return 0;
 }
@@ -664,8 +685,10 @@ KERNEL(layer_norm_bfloat16) {
 // -> dropout(softmax(q k^T / sqrt(d))) v, [B, N, H * d] (bfloat16)
 KERNEL(attention_bfloat16) {
   const Kept kept(addresses + 2, weights_of(shapes[0], shapes[1][0]));
-  half_attention(static_cast<const Half*>(addresses[0]), shapes[0][0], shapes[0][1], shapes[0][2] / 3, shapes[1][0], &kept,
-                 static_cast<Half*>(addresses[6]));
+  const Rounded qkv(types[0], addresses[0], size_of(shapes[0], dims[0]));
+  typed(types[6], addresses[6], [&](auto* out) {
+    half_attention(qkv, shapes[0][0], shapes[0][1], shapes[0][2] / 3, shapes[1][0], &kept, out);
+  });
   return 0;
 }
 
@@ -674,7 +697,8 @@ KERNEL(attention_bfloat16) {
 KERNEL(attention_bfloat16_grad) {
   const Kept kept(addresses + 2, weights_of(shapes[0], shapes[1][0]));
   const int64_t tokens = shapes[0][1], width = shapes[0][2] / 3;
-  const Half* qkv = static_cast<const Half*>(addresses[0]);
+  const Rounded rounded(types[0], addresses[0], size_of(shapes[0], dims[0]));
+  const Half* qkv = rounded;
   const float* dout = floats(addresses)[6];
   float* dqkv = floats(addresses)[7];
   each_half_head(qkv, shapes[0][0], tokens, width, shapes[1][0], [&](const HalfHead& head, int64_t offset) {
