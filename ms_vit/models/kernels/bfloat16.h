@@ -8,6 +8,7 @@
 
 #include <immintrin.h>
 
+#include <initializer_list>
 #include <map>
 #include <new>
 
@@ -76,11 +77,14 @@ class Room {
   T* const at_;
 };
 
-// Calls body(address) as float32 or bfloat16, as MindSpore names the type of an input or output. It makes float32 of all that
-// the operators call bfloat16 where a graph has a loop.
+// Whether MindSpore names the type of an input or output so. Where a graph has a loop, all that is bfloat16 elsewhere comes,
+// and is wanted, as float32.
+inline bool half(const char* type) { return std::strcmp(type, "bfloat16") == 0; }
+
+// Calls body(address) as float32 or bfloat16.
 template <class Body>
 void typed(const char* type, void* address, const Body& body) {
-  if (std::strcmp(type, "bfloat16") == 0) body(static_cast<Half*>(address));
+  if (half(type)) body(static_cast<Half*>(address));
   else body(static_cast<float*>(address));
 }
 
@@ -295,14 +299,14 @@ void dense_grad(const float* dy, int64_t rows, int64_t n, const Down& weight, fl
   multiply(pair_along(dy, n, rows, n, room), weight, PANEL * weight.pairs, weight.pairs, nullptr, 0, dx, k, rows, k);
 }
 
-// The gradients of a dense layer's weight [N, K] and bias [N]; in_turns() tells the order of the calls. Every task of rows
-// tells what it has of x [M, K] and of dy [M, N], which are kept as pairs of rows for one turn; then the product dy^T x goes
-// on by these, in tasks of its own.
+// The gradients of a dense layer's weight [N, K] and bias [N], which in_turns() makes. Every task of rows tells what it has of
+// x [M, K] and of dy [M, N], which are kept as pairs of rows for one turn; then the product dy^T x goes on by these, in tasks
+// of its own.
 class WeightGradient {
  public:
-  WeightGradient(int64_t m, int64_t k, int64_t n)
-      : k_(k), n_(n), task_(task_rows(m)), tasks_((m + task_ - 1) / task_), turn_(turn_rows()),
-        down_((std::min(m, turn_) + 1) / 2), wide_(up(n, 16)), columns_((k + BROAD - 1) / BROAD), xs_(up(k, PANEL) * down_),
+  WeightGradient(int64_t m, int64_t k, int64_t n, float* dweight, float* dbias)
+      : dweight_(dweight), dbias_(dbias), k_(k), n_(n), task_(task_rows(m)), tasks_((m + task_ - 1) / task_),
+        turn_(turn_rows()), down_((std::min(m, turn_) + 1) / 2), wide_(up(n, 16)), columns_((k + BROAD - 1) / BROAD), xs_(up(k, PANEL) * down_),
         dys_(up(n, HIGH) * down_), sums_(tasks_ * wide_) {}
 
   // Rows of a turn, a multiple of all task_rows: as many as leave what is kept in the caches, and all threads something to do.
@@ -328,35 +332,44 @@ class WeightGradient {
   int64_t tasks() const { return columns_ * ((n_ + HIGH - 1) / HIGH); }
 
   // The task's part of dweight, after the turn of the rows from `begin` to `end`.
-  void weight(int64_t task, int64_t begin, int64_t end, float* dweight) const {
+  void weight(int64_t task, int64_t begin, int64_t end) const {
     const int64_t top = task / columns_ * HIGH, left = task % columns_ * BROAD;
-    float* to = dweight + top * k_ + left;
+    float* to = dweight_ + top * k_ + left;
     multiply({dys_ + top * down_, 1, HIGH}, xs_ + left * down_, PANEL * down_, (end - begin + 1) / 2, begin ? to : nullptr, k_,
              to, k_, std::min(HIGH, n_ - top), std::min(BROAD, k_ - left));
   }
 
-  void bias(float* dbias) const {
-    std::fill(dbias, dbias + n_, 0.0f);
+  void bias() const {
+    std::fill(dbias_, dbias_ + n_, 0.0f);
     for (int64_t task = 0; task < tasks_; ++task)
-      for (int64_t c = 0; c < n_; ++c) dbias[c] += sums_[task * wide_ + c];
+      for (int64_t c = 0; c < n_; ++c) dbias_[c] += sums_[task * wide_ + c];
   }
 
  private:
   static constexpr int64_t HIGH = 48, BROAD = 3 * PANEL;  // rows and columns of a task
+  float *const dweight_, *const dbias_;
   const int64_t k_, n_, task_, tasks_, turn_, down_, wide_, columns_;
   const Room<Pair> xs_, dys_;
   const Room<float> sums_;
 };
 
-// For `m` rows, turn by turn: add(begin, end) for the rows of each task, then multiply(first, beyond) for the rows of the turn.
-template <class Add, class Multiply>
-void in_turns(int64_t m, const Add& add, const Multiply& multiply) {
-  const int64_t turn = WeightGradient::turn_rows(), task = task_rows(m);
+// Makes gradients by `m` rows, turn by turn: add(begin, end) adds to them what the rows of a task have.
+template <class Add>
+void in_turns(int64_t m, const Add& add, std::initializer_list<const WeightGradient*> gradients) {
+  const int64_t turn = WeightGradient::turn_rows();
+  int64_t tasks = 0;
+  for (const auto* gradient : gradients) tasks += gradient->tasks();
   for (int64_t first = 0; first < m; first += turn) {
     const int64_t beyond = std::min(m, first + turn);
-    pieces(beyond - first, task, [&](int64_t begin, int64_t end) { add(first + begin, first + end); });
-    multiply(first, beyond);
+    pieces(beyond - first, task_rows(m), [&](int64_t begin, int64_t end) { add(first + begin, first + end); });
+    parallel(tasks, [&](int64_t task) {
+      for (const auto* gradient : gradients) {
+        if (task < gradient->tasks()) return gradient->weight(task, first, beyond);
+        task -= gradient->tasks();
+      }
+    });
   }
+  for (const auto* gradient : gradients) gradient->bias();
 }
 
 // --- a head of attention
@@ -379,7 +392,6 @@ class Rounded {
   operator const Half*() const { return at_; }
 
  private:
-  static bool half(const char* type) { return std::strcmp(type, "bfloat16") == 0; }
   const Room<Half> room_;
   const Half* const at_;
 };
@@ -512,9 +524,10 @@ int mlp_grad_kernel(void** addresses, const int* dims, int64_t** shapes, const c
   const Half* before = static_cast<const Half*>(addresses[3]);
   const Kept kept(addresses + 4, m * hidden);
   const float* dy = floats(addresses)[8];
-  float *dx = floats(addresses)[9], *dw1 = floats(addresses)[10], *dw2 = floats(addresses)[12];
+  float* dx = floats(addresses)[9];
   const Down w1(floats(addresses)[1], hidden, dim), w2(floats(addresses)[2], dim, hidden);
-  WeightGradient first_layer(m, dim, hidden), second_layer(m, hidden, dim);
+  WeightGradient first_layer(m, dim, hidden, floats(addresses)[10], floats(addresses)[11]);
+  WeightGradient second_layer(m, hidden, dim, floats(addresses)[12], floats(addresses)[13]);
   typed(types[0], addresses[0], [&](const auto* x) {
     const auto add = [&](int64_t begin, int64_t end) {
       const int64_t rows = end - begin, size = rows * hidden;
@@ -533,15 +546,8 @@ int mlp_grad_kernel(void** addresses, const int* dims, int64_t** shapes, const c
       first_layer.add<std::remove_const_t<std::remove_pointer_t<decltype(x)>>>(begin, rows, x + begin * dim, gradient);
       second_layer.add<float>(begin, rows, middle, dy + begin * dim);
     };
-    in_turns(m, add, [&](int64_t first, int64_t beyond) {
-      parallel(first_layer.tasks() + second_layer.tasks(), [&](int64_t i) {
-        if (i < first_layer.tasks()) first_layer.weight(i, first, beyond, dw1);
-        else second_layer.weight(i - first_layer.tasks(), first, beyond, dw2);
-      });
-    });
+    in_turns(m, add, {&first_layer, &second_layer});
   });
-  first_layer.bias(floats(addresses)[11]);
-  second_layer.bias(floats(addresses)[13]);
   return 0;
 }
 
@@ -623,15 +629,11 @@ KERNEL(dense_bfloat16_grad_input) {
 KERNEL(dense_bfloat16_grad_weight) {
   const int64_t m = rows_of(dims[0], shapes[0]), k = shapes[0][dims[0] - 1], n = shapes[1][dims[1] - 1];
   const float* dy = floats(addresses)[1];
-  float* dweight = floats(addresses)[2];
-  WeightGradient gradient(m, k, n);
+  WeightGradient gradient(m, k, n, floats(addresses)[2], floats(addresses)[3]);
   typed(types[0], addresses[0], [&](const auto* x) {
     const auto add = [&](int64_t begin, int64_t end) { gradient.add(begin, end - begin, x + begin * k, dy + begin * n); };
-    in_turns(m, add, [&](int64_t first, int64_t beyond) {
-      parallel(gradient.tasks(), [&](int64_t i) { gradient.weight(i, first, beyond, dweight); });
-    });
+    in_turns(m, add, {&gradient});
   });
-  gradient.bias(floats(addresses)[3]);
   return 0;
 }
 
@@ -654,17 +656,13 @@ KERNEL(conv_bfloat16) {
 KERNEL(conv_bfloat16_grad_weight) {
   const int64_t m = rows_of(dims[0], shapes[0]), k = 9 * shapes[0][3], n = shapes[1][3];
   const float *x = floats(addresses)[0], *dy = floats(addresses)[1];
-  float* dweight = floats(addresses)[2];
-  WeightGradient gradient(m, k, n);
+  WeightGradient gradient(m, k, n, floats(addresses)[2], floats(addresses)[3]);
   const auto add = [&](int64_t begin, int64_t end) {
     const Room<Half> windows((end - begin) * k);
     windows_of(x, shapes[0], begin, end, windows);
     gradient.add<Half>(begin, end - begin, windows, dy + begin * n);
   };
-  in_turns(m, add, [&](int64_t first, int64_t beyond) {
-    parallel(gradient.tasks(), [&](int64_t i) { gradient.weight(i, first, beyond, dweight); });
-  });
-  gradient.bias(floats(addresses)[3]);
+  in_turns(m, add, {&gradient});
   return 0;
 }
 

@@ -72,19 +72,15 @@ class LayerNorm(compiled.LayerNorm):
         return self.backward(x, weight, self.epsilon, dout.astype(ms.float32))
 
 
-class Attention(compiled.Single):
-    """compiled.Attention, [B, N, 3 * H * d] -> [B, N, H * d], bfloat16."""
+class Attention(compiled.Attention):
+    """compiled.Attention in bfloat16, [B, N, 3 * H * d] -> [B, N, H * d]."""
 
     def __init__(self, num_heads: int):
-        super().__init__()
-        self.heads = Tensor([0.0] * num_heads, ms.float32)     # tells their number by its shape
+        super().__init__(num_heads)
         self.forward = compiled.operator("attention_bfloat16", lambda qkv, *rest: [qkv[0], qkv[1], qkv[2] // 3],
                                          lambda qkv, *rest: qkv)
         self.backward = compiled.operator("attention_bfloat16_grad", lambda qkv, *rest: qkv,
                                           lambda qkv, *rest: ms.float32)
-
-    def construct(self, qkv, step, part, salt, numbers):
-        return self.forward(qkv, self.heads, step, part, salt, numbers)
 
     def bprop(self, qkv, step, part, salt, numbers, out, dout):
         gradient = self.backward(qkv, self.heads, step, part, salt, numbers, dout.astype(ms.float32))
