@@ -87,32 +87,18 @@ def compile_for(tmp_path_factory):
     return compile_for
 
 
-def settings_of(name: str) -> frozenset:
-    """What makes a recipe's step, but for sizes and rates."""
-    recipe = Recipe.load(name)
-    config = dataclasses.asdict(recipe.model.configure(num_classes=10))
-    train = {"optimizer": recipe.optimizer.name, "loss": recipe.loss.name, "teacher": recipe.train.teacher,
-             "ema": recipe.train.ema, "mixup": recipe.augment.mixup, "cutmix": recipe.augment.cutmix}
-    return frozenset((key, value if isinstance(value, str) else bool(value)) for key, value in (config | train).items())
-
-
-def recipes() -> list[str]:
-    return sorted(file.stem for file in RECIPES.glob("*.yaml"))
-
-
 def different_recipes() -> list[str]:
     """Those whose steps differ in sizes alone are there once."""
-    return list({settings_of(name): name for name in recipes()}.values())
-
-
-def telling_recipes() -> list[str]:
-    """Few in which each setting of any is there."""
-    chosen, seen = [], set()
-    for name in recipes():
-        if not settings_of(name) <= seen:
-            chosen.append(name)
-            seen |= settings_of(name)
-    return chosen
+    steps = {}
+    for file in sorted(RECIPES.glob("*.yaml")):
+        recipe = Recipe.load(file.stem)
+        config = recipe.model.configure(num_classes=10)
+        kinds = {key: bool(value) if isinstance(value, float | int | tuple) else value
+                 for key, value in dataclasses.asdict(config).items()}
+        steps.setdefault(f"{kinds} {recipe.optimizer.name} {recipe.loss.name} {bool(recipe.train.teacher)} "
+                         f"{bool(recipe.train.ema)} {bool(recipe.augment.mixup)} {bool(recipe.augment.cutmix)}",
+                         file.stem)
+    return list(steps.values())
 
 
 def pairs() -> list[tuple[str, str]]:
@@ -122,12 +108,12 @@ def pairs() -> list[tuple[str, str]]:
 Cases: TypeAlias = list[tuple[str, str, dict]]      # device, what the case is called, and itself
 
 
-def asked(names: list[str], changes: dict) -> Cases:
-    """These recipes, changed, and every group of options, for every device in every precision."""
-    what = [(name, name, changes) for name in names]
-    what += [(title, "digits", SMALL | options) for title, options in OPTIONS.items()]
-    return [(device, title, {"recipe": name, "precision": precision, "changes": of_case})
-            for title, name, of_case in what for device, precision in pairs()]
+def asked(recipes: dict) -> Cases:
+    """Every recipe, changed by `recipes`, and every group of options, for every device in every precision."""
+    what = [(name, name, recipes) for name in different_recipes()]
+    what += [(title, "digits", SMALL | changes) for title, changes in OPTIONS.items()]
+    return [(device, title, {"recipe": name, "precision": precision, "changes": changes})
+            for title, name, changes in what for device, precision in pairs()]
 
 
 def compiled_all(compile_for, cases: Cases, *, log: bool) -> list[tuple[str, str, str, Compiled]]:
@@ -154,9 +140,9 @@ def report(found: list[tuple[str, str, str, Compiled]]) -> str:
 
 
 @pytest.mark.timeout(900)
-def test_every_setting_of_a_recipe_and_every_option_compiles(compile_for):
+def test_every_recipe_and_option_compiles(compile_for):
     """Each for one device and one precision, of which all have their turn; `-m nodes` has all of all."""
-    every, turns = asked(telling_recipes(), {"model.depth": 1}), len(pairs())
+    every, turns = asked({"model.depth": 1}), len(pairs())
     cases = [every[at * turns + at % turns] for at in range(len(every) // turns)]
     assert not failures(compiled_all(compile_for, cases, log=False))
 
@@ -164,7 +150,7 @@ def test_every_setting_of_a_recipe_and_every_option_compiles(compile_for):
 @pytest.mark.nodes
 @pytest.mark.timeout(7200)
 def test_every_recipe_and_option_compiles_for_every_device_in_every_precision(compile_for, request):
-    found = compiled_all(compile_for, asked(different_recipes(), {}), log=True)
+    found = compiled_all(compile_for, asked({}), log=True)
     if file := request.config.getoption("--report"):
         file.write_text(report(found))
     assert not failures(found)
