@@ -306,8 +306,8 @@ class WeightGradient {
  public:
   WeightGradient(int64_t m, int64_t k, int64_t n, float* dweight, float* dbias)
       : dweight_(dweight), dbias_(dbias), k_(k), n_(n), task_(task_rows(m)), tasks_((m + task_ - 1) / task_),
-        turn_(turn_rows()), down_((std::min(m, turn_) + 1) / 2), wide_(up(n, 16)), columns_((k + BROAD - 1) / BROAD), xs_(up(k, PANEL) * down_),
-        dys_(up(n, HIGH) * down_), sums_(tasks_ * wide_) {}
+        turn_(turn_rows()), down_((std::min(m, turn_) + 1) / 2), wide_(up(n, 16)), columns_((k + BROAD - 1) / BROAD),
+        xs_(up(k, PANEL) * down_), dys_(up(n, HIGH) * down_), sums_(tasks_ * wide_) {}
 
   // Rows of a turn, a multiple of all task_rows: as many as leave what is kept in the caches, and all threads something to do.
   // Every sum begins where the last turn's ended, so that its order doesn't depend on them.
