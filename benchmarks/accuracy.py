@@ -6,6 +6,7 @@ tests/test_benchmark_recipes.py holds them against the results of benchmarks.rec
 
 import itertools
 import json
+import math
 import re
 import statistics
 import sys
@@ -320,7 +321,7 @@ def draw(file: Path, shown: Sequence[Point]) -> None:
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(f"{unit}, logarithmic")
-        axes.set_ylabel("test top-1, %")
+        axes.set_title("test top-1, %", loc="left", fontsize="medium")     # names are where an axis has its label
         name(axes, placed)
     entries = [Line2D([], [], color=colour, marker=shape, linestyle="", label=data, markersize=8)
                for data, (colour, shape) in looks.items()]
@@ -329,18 +330,22 @@ def draw(file: Path, shown: Sequence[Point]) -> None:
                 for who, fill in (("ms-vit", "filled"), ("published", "hollow"))]
     figure.legend(handles=entries, fontsize=8, loc="outside upper left", ncols=len(entries), frameon=False)
     told = json.dumps([asdict(point) for point in shown])
-    write(file, lambda path: save(figure, path, metadata={"Description": told}))
+    write(file, lambda path: save(figure, path, metadata={"Description": told}, bbox_inches="tight"))
 
 
 def name(axes: Axes, placed: Sequence[tuple[float, Point]]) -> None:
-    """Names beside the axes, with a line to each point."""
+    """Names on both sides of the axes, with a line to each point, which is on that half of them."""
     low, high = axes.get_ylim()
+    middle = math.sqrt(math.prod(axes.get_xlim()))             # of a logarithmic scale
     order = sorted(placed, key=lambda each: each[1].top1)
-    heights = spread_out([(point.top1 - low) / (high - low) for _, point in order], gap=0.036)
-    for (x, point), height in zip(order, heights, strict=True):
-        axes.annotate(f"{point.name} {point.top1:g}", (x, point.top1), (1.02, height), textcoords="axes fraction",
-                      va="center", fontsize=8, fontweight="bold" if point.ours else "normal", annotation_clip=False,
-                      arrowprops={"arrowstyle": "-", "color": "#999999", "lw": 0.5})
+    for side, place in (("right", -0.15), ("left", 1.03)):
+        beside = [(x, point) for x, point in order if (x > middle) == (side == "left")]
+        heights = spread_out([(point.top1 - low) / (high - low) for _, point in beside], gap=0.036)
+        for (x, point), height in zip(beside, heights, strict=True):
+            axes.annotate(f"{point.name} {point.top1:g}", (x, point.top1), (place, height),
+                          textcoords="axes fraction", ha=side, va="center", fontsize=8, annotation_clip=False,
+                          fontweight="bold" if point.ours else "normal",
+                          arrowprops={"arrowstyle": "-", "color": "#999999", "lw": 0.5})
 
 
 def spread_out(heights: Sequence[float], gap: float) -> list[float]:
