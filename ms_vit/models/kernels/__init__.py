@@ -378,8 +378,7 @@ class LeanMlp(compiled.Single):
         g = self.drop(self.gelu.forward(h), step, part, salt, numbers)
         dg, dw2, db2 = self.linear.bprop(g, w2, b2, out[0], dout[0])
         dh = self.gelu.backward(h, self.drop(dg, step, part, salt, numbers))
-        return (*self.linear.bprop(x, w1, b1, h, dh), dw2, db2, ops.zeros_like(step), ops.zeros_like(part),
-                ops.zeros_like(salt), ops.zeros_like(numbers))
+        return (*self.linear.bprop(x, w1, b1, h, dh), dw2, db2, *compiled.of_dropping(step, part, salt, numbers))
 
 
 class Mlp(nn.Cell):

@@ -84,7 +84,7 @@ class Attention(compiled.Attention):
 
     def bprop(self, qkv, step, part, salt, numbers, out, dout):
         gradient = self.backward(qkv, self.heads, step, part, salt, numbers, dout.astype(ms.float32))
-        return (gradient, ops.zeros_like(step), ops.zeros_like(part), ops.zeros_like(salt), ops.zeros_like(numbers))
+        return (gradient, *compiled.of_dropping(step, part, salt, numbers))
 
 
 class Mlp(compiled.Single):
@@ -108,8 +108,7 @@ class Mlp(compiled.Single):
 
     def bprop(self, x, w1, b1, w2, b2, step, part, salt, numbers, out, dout):
         gradients = self.backward(x, w1, w2, out[1], step, part, salt, numbers, dout[0])
-        return (*gradients, ops.zeros_like(step), ops.zeros_like(part), ops.zeros_like(salt),
-                ops.zeros_like(numbers))
+        return (*gradients, *compiled.of_dropping(step, part, salt, numbers))
 
 
 class Block(compiled.Single):

@@ -120,6 +120,11 @@ class Single(nn.Cell):
         super().add_flags(**flags)
 
 
+def of_dropping(step: Tensor, part: Tensor, salt: Tensor, numbers: Tensor) -> tuple[Tensor, ...]:
+    """The gradient of what tells which values drop (see Dropout): none."""
+    return ops.zeros_like(step), ops.zeros_like(part), ops.zeros_like(salt), ops.zeros_like(numbers)
+
+
 class Gelu(Single):
     """GELU, exact or by tanh: [...] -> [...], float32."""
 
@@ -168,8 +173,8 @@ class Attention(Single):
         return self.forward(qkv, self.heads, step, part, salt, numbers)
 
     def bprop(self, qkv, step, part, salt, numbers, out, dout):
-        return (self.backward(qkv, self.heads, step, part, salt, numbers, out, dout), ops.zeros_like(step),
-                ops.zeros_like(part), ops.zeros_like(salt), ops.zeros_like(numbers))
+        return (self.backward(qkv, self.heads, step, part, salt, numbers, out, dout),
+                *of_dropping(step, part, salt, numbers))
 
 
 class Dropout(Single):
@@ -186,8 +191,7 @@ class Dropout(Single):
         return self.drop(x, step, part, salt, numbers)
 
     def bprop(self, x, step, part, salt, numbers, out, dout):
-        return (self.drop(dout, step, part, salt, numbers), ops.zeros_like(step), ops.zeros_like(part),
-                ops.zeros_like(salt), ops.zeros_like(numbers))
+        return (self.drop(dout, step, part, salt, numbers), *of_dropping(step, part, salt, numbers))
 
 
 class Windows(Single):
