@@ -30,7 +30,8 @@ install() {
         python="$(find_python)" || return 1
         echo "== installing into $VENV (a few minutes the first time)" >&2
         [ -x "$VENV/bin/python" ] || "$python" -m venv "$VENV"
-        "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
+        # Python compiles what it imports; pip would compile all of it, for three quarters of a minute.
+        "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
             -e "$root$1" ${MINDSPORE:+"mindspore==$MINDSPORE"}
         echo "$wanted $1" >> "$stamp"
     fi
