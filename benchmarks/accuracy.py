@@ -10,7 +10,7 @@ import math
 import re
 import statistics
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -255,9 +255,13 @@ def made_on(rows: Sequence[Row]) -> list[str]:
             machine = run.record.machine
             told = f"{machine['cores']} cores of {machine['cpu']}, {mindspore(machine)}"
             machines.setdefault(told, []).append(machine)
-    return [f"- {told}, {' to '.join(dict.fromkeys(sorted(machine['date'][:10] for machine in found)))}; load before "
-            f"{' to '.join(dict.fromkeys(str(of(machine['load'] for machine in found)) for of in (min, max)))}"
-            for told, found in machines.items()]
+    return [f"- {told}, {least_to_most(machine['date'][:10] for machine in found)}; load before "
+            f"{least_to_most(machine['load'] for machine in found)}" for told, found in machines.items()]
+
+
+def least_to_most(values: Iterable[Any]) -> str:
+    found = sorted(values)
+    return " to ".join(dict.fromkeys(map(str, (found[0], found[-1]))))
 
 
 def millions(count: float | None) -> str:

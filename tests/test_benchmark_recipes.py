@@ -225,7 +225,7 @@ def test_of_a_path_the_last_name_is_published(word, told):
 # --- what they come to
 
 def ran(recipe: str, seed: int, top1: float, *, minutes: float = 2.0, data: str = "few", options: str = "") -> Run:
-    machine = {"date": "2026-11-25 07:00 UTC", "cpu": "CPU", "cores": 2, "load": seed / 2,
+    machine = {"date": f"2026-11-{25 + seed} 07:00 UTC", "cpu": "CPU", "cores": 2, "load": seed / 2,
                "driver": "ms-vit 0.2 (git 1), mindspore 2.10.0, numpy 1"}
     record = Record(recipe=recipe, seed=seed, options=options, split="val", checkpoint="BEST",
                     precision="float32", parameters=1_234_567, seconds=60 * minutes, machine=machine)
@@ -242,7 +242,7 @@ def test_the_table_has_means_and_deviations_beside_what_is_published_on_the_same
     assert ("| `one` | few, 200 of val/ | 1.23 M | 10, the best | 3 | 91.00 +- 1.00 | 99.50 +- 0.00 | float32 | "
             "2.0 +- 0.0 | Theirs 89.5 / 99, 100 epochs, 21.7 M |") in page
     assert "| `two` | few, 200 of val/ | 1.23 M | 10, the best | 1 | 50.00 | 99.50 | float32 | 2.0 |  |" in page
-    assert "- 2 cores of CPU, MindSpore 2.10.0, 2026-11-25; load before 0.0 to 1.0" in page
+    assert "- 2 cores of CPU, MindSpore 2.10.0, 2026-11-25 to 2026-11-27; load before 0.0 to 1.0" in page
     assert "| Theirs | few | 21.7 M | 100 | 89.5 | 99 |  | a page |" in page and "Elsewhere" not in page
     assert ROWS[0].expected == (
         "test top-1 91.00 +- 1.00 % (3 seeds), 2.0 +- 0.0 min on 2 cores (CPU, MindSpore 2.10.0, float32).")
