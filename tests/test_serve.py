@@ -521,9 +521,9 @@ def test_the_page_names_pictures_on_every_screen(server, browser, predictor, pho
 
 def test_the_page_works_by_keyboard_and_tells_of_what_it_cannot_name(server, browser, photos, tmp_path):
     page = Page(browser, server)
-    page.tab.keyboard.press("Tab")
-    assert page.tab.evaluate("document.activeElement.id") == "image"
-    with page.tab.expect_file_chooser() as chooser:
+    with page.tab.expect_file_chooser() as chooser:      # asked for ahead of the answer below, so that it is in time
+        page.tab.keyboard.press("Tab")
+        assert page.tab.evaluate("document.activeElement.id") == "image"
         page.tab.keyboard.press("Space")
     chooser.value.set_files(photos[0])
     page.answered(1)
