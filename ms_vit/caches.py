@@ -5,16 +5,19 @@ Each is found by a hash of all that decides it, the state of our sources include
 
 import ast
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 PACKAGE = Path(__file__).parent
+PLACE, GRAPH = "rank_*/graph_cache", "compile_cache_"      # MindSpore's, in compile_cache_path
 DIGITS = 64     # of a SHA-256 in hex
 
 
@@ -25,32 +28,91 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def graph_cache(what: str) -> Iterator[None]:
-    """Keeps the graphs that are compiled inside; the next time the same are asked for, they are only read.
+    """Keeps the graph that is compiled first inside; the next time the same is asked for, it is only read.
 
-    `what` names all that decides them, and which one of a run's graphs it is. MindSpore compares source files and
-    parameters alone, and tells a process's graphs by their order: it would take a graph with another dropout or rate,
-    or validation's in place of training's, for the same. So each `what`, with each state of our sources, has a folder.
+    `what` names all that decides it, and which one of a run's graphs it is. Not to be nested.
+
+    MindSpore (2.10) reads compile_cache_path once: all graphs of a process are in one folder, told by their number in
+    the process, and source files and parameters alone are compared. It would take a graph with another dropout or rate,
+    or validation's in place of training's, for the same. So each `what`, with each state of our sources, has a folder
+    of its own, whose graph is laid into the process's under the number that comes next, and alone.
     """
     import mindspore as ms
 
-    kept = cache_folder() / "graphs" / hash_of(ms.__version__, what, sources())[:16]
-    # Half a graph must not be found by the next run: what is new takes its place when all of it is there.
-    new = kept.with_name(f"{kept.name}.{os.getpid()}")
     try:
         ast.parse(Path(sys.argv[0]).read_text())    # MindSpore reads the program that was started, and stumbles over -c
-        (kept if kept.is_dir() else new).mkdir(parents=True, exist_ok=True)
+        folder = folder_of_process()
+        folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError, SyntaxError):      # no such program; no home, or one that can't be written
         yield
         return
-    ms.set_context(enable_compile_cache=True, compile_cache_path=str(kept if kept.is_dir() else new))
+    kept = folder.parent / hash_of(ms.__version__, what, sources())[:16]
+    ms.set_context(enable_compile_cache=True, compile_cache_path=str(folder))
     try:
-        yield
-        with contextlib.suppress(OSError):      # nothing was compiled, or another process was the first
-            new.rename(kept)
+        with what_is_kept_is_right():
+            number = next_number(folder)
+            lay_out(kept, folder, number)
+            yield
+        keep(folder, number, kept)
         forget_all_but_newest(kept.parent)
     finally:
         ms.set_context(enable_compile_cache=False)
-        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@functools.cache
+def folder_of_process() -> Path:
+    """Where MindSpore writes and reads graphs while this process lives. Raises OSError where there can't be such."""
+    (graphs := cache_folder() / "graphs").mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix="process-", dir=graphs))
+
+
+@contextlib.contextmanager
+def what_is_kept_is_right() -> Iterator[None]:
+    """Inside, MindSpore compares no source files: it would read no graph after its first was in an empty folder."""
+    name = "MS_DEV_FORCE_USE_COMPILE_CACHE"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+def next_number(folder: Path) -> int | None:
+    """What MindSpore calls the next graph, told by one that is compiled to find that out; None where it can't write."""
+    import mindspore as ms
+
+    from ms_vit.cell import TopCell
+
+    class Twice(TopCell):
+        def construct(self, x):
+            return x + x
+
+    Twice().compile(ms.Tensor(0.0))
+    numbers = [int(file.stem.removeprefix(GRAPH)) for file in folder.glob(f"{PLACE}/{GRAPH}*")]
+    return max(numbers) + 1 if numbers else None
+
+
+def lay_out(kept: Path, folder: Path, number: int | None) -> None:
+    """Has MindSpore find the kept graph, if there is one, under this number."""
+    for place in folder.glob(PLACE) if number is not None else ():
+        for file in kept.glob("graph.*"):
+            with contextlib.suppress(OSError):      # a file system without links: it is compiled
+                os.link(file, place / f"{GRAPH}{number}{file.suffix}")
+
+
+def keep(folder: Path, number: int | None, kept: Path) -> None:
+    """Moves what MindSpore has written under this number, if anything, to where it is found again."""
+    new = kept.with_name(f"{kept.name}.{os.getpid()}")      # half a graph must not be found by the next run
+    with contextlib.suppress(OSError):      # another process was the first
+        for file in [] if kept.is_dir() else folder.glob(f"{PLACE}/{GRAPH}{number}.*"):
+            new.mkdir(exist_ok=True)
+            file.rename(new / f"graph{file.suffix}")
+        new.rename(kept)
+    shutil.rmtree(new, ignore_errors=True)
 
 
 def forget_all_but_newest(folder: Path, keep: int = 32) -> None:

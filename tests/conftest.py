@@ -26,6 +26,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Compiled kernels and graphs are kept beside pytest's own cache, not among the user's. Runs are not shown."""
     os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("ms-vit"))
     os.environ["MS_VIT_REPORT"] = "off"     # seconds of each of many runs; tests of reports ask for them
+    if sys.argv[0] == "-c":     # so xdist starts its workers, and MindSpore keeps no graphs of such a program
+        sys.argv[0] = __file__
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

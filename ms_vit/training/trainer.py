@@ -78,9 +78,10 @@ class Trainer(Callback):
     def __call__(self) -> Training:
         """Trains, or goes on with what is there of the run; see ms_vit.train for what it raises."""
         data = data_folder(self.recipe)
-        with folder.locked(self.run, self.world), contextlib.ExitStack() as self.caches:
+        with (folder.locked(self.run, self.world), contextlib.ExitStack() as settings,
+              contextlib.ExitStack() as self.graph_cache):
             self.open(data)
-            self.caches.enter_context(precision.computing_in(self.state.precision))
+            settings.enter_context(precision.computing_in(self.state.precision))
             self.prepare_model(data)
             self.prepare_data(data)
             self.prepare_step()
@@ -450,10 +451,11 @@ class Trainer(Callback):
         self.optimizer.lr_scale.set_data(ms.Tensor([0.5**rollbacks], ms.float32))
 
     def use_graph_cache(self, what: str) -> None:
-        """Each graph has a cache of its own: MindSpore tells them by their order, and a resumed run's is another."""
+        """For the graph that is compiled next: they come in another order in a run that goes on."""
         if what not in self.cached:
             self.cached.add(what)
-            self.caches.enter_context(graph_cache(f"{what} {self.graph}"))
+            self.graph_cache.close()
+            self.graph_cache.enter_context(graph_cache(f"{what} {self.graph}"))
 
     # --- the end
 
