@@ -51,9 +51,9 @@ def graph_cache(what: str) -> Iterator[None]:
     try:
         with what_is_kept_is_right():
             number = next_number(folder)
-            lay_out(kept, folder, number)
+            lay_out_graph(kept, folder, number)
             yield
-        keep(folder, number, kept)
+        keep_graph(folder, number, kept)
         forget_all_but_newest(kept.parent)
     finally:
         ms.set_context(enable_compile_cache=False)
@@ -96,7 +96,7 @@ def next_number(folder: Path) -> int | None:
     return max(numbers) + 1 if numbers else None
 
 
-def lay_out(kept: Path, folder: Path, number: int | None) -> None:
+def lay_out_graph(kept: Path, folder: Path, number: int | None) -> None:
     """Has MindSpore find the kept graph, if there is one, under this number."""
     for place in folder.glob(PLACE) if number is not None else ():
         for file in kept.glob("graph.*"):
@@ -104,7 +104,7 @@ def lay_out(kept: Path, folder: Path, number: int | None) -> None:
                 os.link(file, place / f"{GRAPH}{number}{file.suffix}")
 
 
-def keep(folder: Path, number: int | None, kept: Path) -> None:
+def keep_graph(folder: Path, number: int | None, kept: Path) -> None:
     """Moves what MindSpore has written under this number, if anything, to where it is found again."""
     new = kept.with_name(f"{kept.name}.{os.getpid()}")      # half a graph must not be found by the next run
     with contextlib.suppress(OSError):      # another process was the first

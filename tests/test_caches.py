@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ms_vit.caches import forget_all_but_newest, keep
+from ms_vit.caches import forget_all_but_newest, keep_graph
 
 PROGRAM = """
 import sys
@@ -55,7 +55,7 @@ def test_a_graph_that_another_process_was_the_first_to_keep_stays(tmp_path):
     for graph, text in ((ours, "ours"), (kept / "graph.mindir", "theirs")):
         graph.parent.mkdir(parents=True)
         graph.write_text(text)
-    keep(tmp_path / "process", 3, kept)
+    keep_graph(tmp_path / "process", 3, kept)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "process"]
     assert (kept / "graph.mindir").read_text() == "theirs"
 
