@@ -57,8 +57,7 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
         from ms_vit.inference.predictor import Predictor, score
         from ms_vit.inference.robustness import CorruptedBatches
         from ms_vit.inference.scores import Scores
-        from ms_vit.reports.figures import draw_robustness
-        from ms_vit.reports.page import show_run
+        from ms_vit.reports.showing import show_run
         from ms_vit.runs.answers import ANSWERS
         from ms_vit.runs.checkpoints import model_file
         from ms_vit.runs.results import holdout_of, results_folder, room_for, run_of
@@ -88,6 +87,8 @@ def eval(checkpoint: str | Path, *, data: str | Path, split: str = "val", out: s
             if averaged:
                 about["top1_flip"] = averaged.top1
             if robustness:
+                from ms_vit.reports.figures import draw_robustness
+
                 about["corrupted"] = robustness.as_dict()
                 draw_robustness(robustness, scores.top1, out.with_name("corrupt.png"), results_folder(weights).name)
             scores.answers(part, batches.taken_names, weights).write(out.with_name(ANSWERS), labels)

@@ -27,7 +27,8 @@ def report(runs: list[str | Path], *, out: str | Path | None = None) -> Report:
         out: file for the page (default: report.html in the first run folder, comparison.html for several).
     """
     from ms_vit.device import use_device
-    from ms_vit.reports.page import COMPARISON, REPORT, write_report
+    from ms_vit.reports.page import write_report
+    from ms_vit.reports.showing import COMPARISON, REPORT
     from ms_vit.runs.results import room_for
 
     folders = [Path(run) for run in runs]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage, signal
+from scipy import ndimage
 
 from ms_vit.errors import UsageError
 
@@ -112,9 +112,11 @@ def impulse_noise(image: np.ndarray, draws: Draws, share: float) -> np.ndarray:
 
 def filtered(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """An image seen through a kernel of odd sides, mirrored at its edges."""
+    from scipy.signal import fftconvolve  # half a second, which each verb's start would take
+
     high, wide = (side // 2 for side in kernel.shape)
     padded = np.pad(image, ((high, high), (wide, wide), (0, 0)), "symmetric")
-    return signal.fftconvolve(padded, (kernel / kernel.sum())[:, :, None].astype(np.float32), "valid", axes=(0, 1))
+    return fftconvolve(padded, (kernel / kernel.sum())[:, :, None].astype(np.float32), "valid", axes=(0, 1))
 
 
 def blurred(image: np.ndarray, sigma: float) -> np.ndarray:

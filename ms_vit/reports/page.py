@@ -1,41 +1,16 @@
 """report.html: a run, or several side by side, on one page that a browser opens from the disk."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ms_vit.progress import say, warn
 from ms_vit.reports import figures, sections
 from ms_vit.reports.pictures import doubtful_hits, mistakes
 from ms_vit.reports.reading import Story, read_story
 from ms_vit.reports.templating import render
 from ms_vit.weights.files import read_arrays
 from ms_vit.writing import write_whole
-
-REPORT = "report.html"          # of a run, in its folder
-COMPARISON = "comparison.html"  # of several
-
-
-def wanted() -> bool:
-    """Whether `train` and `eval` make a page: MS_VIT_REPORT=off leaves its seconds out of many short runs."""
-    return os.environ.get("MS_VIT_REPORT") != "off"
-
-
-def show_run(run: Path) -> None:
-    """Writes the page of a run that is done, and says where it is. Whatever fails in that, the run stays done."""
-    if not wanted():
-        return
-    out = run / REPORT
-    try:
-        missing = write_report([run], out)
-    except Exception as error:
-        warn(f"{out} couldn't be made ({error or type(error).__name__}); \"ms-vit report {run}\" tries again")
-        return
-    for line in missing:
-        say(f"not in {out}: {line}")
-    say(f"look at it in a browser: {out}")
 
 
 def write_report(folders: Sequence[Path], out: Path) -> list[str]:

@@ -28,7 +28,7 @@ from ms_vit.models.kernels import compiled, precision
 from ms_vit.models.vit import ViT
 from ms_vit.progress import say, warn
 from ms_vit.recipe import Recipe
-from ms_vit.reports.page import REPORT, show_run
+from ms_vit.reports.showing import REPORT, show_run
 from ms_vit.runs import folder
 from ms_vit.runs.answers import ANSWERS
 from ms_vit.runs.checkpoints import AVERAGE, MODEL, OPTIMIZER, Checkpoints, TrainState, read_state
