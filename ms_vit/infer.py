@@ -71,8 +71,8 @@ def infer(checkpoint: str | Path, images: list[str | Path], *, out: str | Path |
                          "was exported from, with --engine openvino")
     out = Path(out or results_folder(weights) / "predictions")
     with room_for(out / "predictions.jsonl"):
-        predictor = Predictor(weights, model=model, device=device, batch_size=batch_size, engine=engine,
-                              precision=precision)
+        predictor = Predictor(weights, model=model, device=device, engine=engine, precision=precision,
+                              batch_size=min(batch_size, len(files)))       # MindSpore would fill a batch up
         looking = Looking(predictor, model) if attention else None
         with (out / "predictions.jsonl").open("w") as lines, thread_pool() as pool:
             listing = Listing(lines)
