@@ -73,7 +73,8 @@ class Given:
                                  env=os.environ | {"MS_VIT_REPORT": "off"})
             seconds = time.perf_counter() - began
             if ran.returncode:
-                raise UsageError(f"{task} by {way} failed: {ran.stderr.strip().splitlines()[-1]}")
+                why = ran.stderr.strip().splitlines() or [f"it ended with {ran.returncode}"]   # killed, it is silent
+                raise UsageError(f"{task} by {way} failed: {why[-1]}")
             said = ran.stdout.split()
             if way == TIMM:
                 return seconds, said[0]
