@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,8 @@ import numpy as np
 PACKAGE = Path(__file__).parent
 PLACE, GRAPH = "rank_*/graph_cache", "compile_cache_"      # MindSpore's, in compile_cache_path
 DIGITS = 64     # of a SHA-256 in hex
+
+one_at_a_time = threading.Lock()
 
 
 def cache_folder() -> Path:
@@ -30,7 +33,8 @@ def cache_folder() -> Path:
 def graph_cache(what: str) -> Iterator[None]:
     """Keeps the graph that is compiled first inside; the next time the same is asked for, it is only read.
 
-    `what` names all that decides it, and which one of a run's graphs it is. Not to be nested.
+    `what` names all that decides it, and which one of a run's graphs it is. Of several threads that come here one waits
+    for the other, as no other graph may be compiled meanwhile; so it is not to be nested.
 
     MindSpore (2.10) reads compile_cache_path once: all graphs of a process are in one folder, told by their number in
     the process, and source files and parameters alone are compared. It would take a graph with another dropout or rate,
@@ -39,30 +43,39 @@ def graph_cache(what: str) -> Iterator[None]:
     """
     import mindspore as ms
 
+    with one_at_a_time:
+        folder = folder_of_process()
+        if folder is None:
+            yield
+            return
+        kept = folder.parent / hash_of(ms.__version__, what, sources())[:16]
+        ms.set_context(enable_compile_cache=True, compile_cache_path=str(folder))
+        try:
+            with what_is_kept_is_right():
+                number = next_number(folder)
+                lay_out_graph(kept, folder, number)
+                yield
+            keep_graph(folder, number, kept)
+            forget_all_but_newest(kept.parent)
+        finally:
+            ms.set_context(enable_compile_cache=False)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def folder_of_process() -> Path | None:
+    """Where MindSpore writes and reads graphs while this process lives; None where there can't be such."""
     try:
         ast.parse(Path(sys.argv[0]).read_text())    # MindSpore reads the program that was started, and stumbles over -c
-        folder = folder_of_process()
+        folder = name_of_process()
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError, SyntaxError):      # no such program; no home, or one that can't be written
-        yield
-        return
-    kept = folder.parent / hash_of(ms.__version__, what, sources())[:16]
-    ms.set_context(enable_compile_cache=True, compile_cache_path=str(folder))
-    try:
-        with what_is_kept_is_right():
-            number = next_number(folder)
-            lay_out_graph(kept, folder, number)
-            yield
-        keep_graph(folder, number, kept)
-        forget_all_but_newest(kept.parent)
-    finally:
-        ms.set_context(enable_compile_cache=False)
-        shutil.rmtree(folder, ignore_errors=True)
+        return None
+    return folder
 
 
 @functools.cache
-def folder_of_process() -> Path:
-    """Where MindSpore writes and reads graphs while this process lives. Raises OSError where there can't be such."""
+def name_of_process() -> Path:
+    """The folder's; once made it may come and go. Raises OSError."""
     (graphs := cache_folder() / "graphs").mkdir(parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(prefix="process-", dir=graphs))
 

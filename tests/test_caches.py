@@ -1,11 +1,24 @@
-"""Compiled graphs that several processes keep in one folder."""
+"""Compiled graphs that several processes keep in one folder, and threads and networks of one process."""
 
+import contextlib
 import os
 import subprocess
 import sys
+import threading
+import uuid
 from pathlib import Path
 
-from ms_vit.caches import forget_all_but_newest, keep_graph
+import mindspore as ms
+import numpy as np
+
+import ms_vit
+from ms_vit.caches import cache_folder, forget_all_but_newest, graph_cache, keep_graph
+from ms_vit.data.labels import Labels
+from ms_vit.data.preprocessing import Preprocessing
+from ms_vit.inference import engines
+from ms_vit.models.config import ViTConfig
+from ms_vit.models.vit import ViT
+from ms_vit.weights.files import ModelSpec, save_parameters
 
 PROGRAM = """
 import sys
@@ -69,3 +82,50 @@ def test_the_newest_are_kept_whatever_another_process_takes_away_meanwhile(tmp_p
         patch.setattr(Path, "iterdir", lambda folder: iter(listed))
         forget_all_but_newest(tmp_path, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["3", "4"]
+
+
+def test_of_two_threads_one_waits_for_the_other():
+    """MindSpore numbers the graphs of a process: the one would be given what was laid out for the other."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    inside = []
+
+    def enter():
+        with graph_cache("the second thread's"):
+            inside.append("second")
+
+    second = threading.Thread(target=enter)
+    with graph_cache("the first thread's"):
+        second.start()
+        second.join(0.5)
+        assert inside == []
+    second.join()
+    assert inside == ["second"]
+
+
+def test_predictors_of_one_network_share_its_graph_and_of_another_do_not(tmp_path, monkeypatch):
+    images, mark = np.random.default_rng(0).normal(size=(3, 3, 12, 12)).astype(np.float32), uuid.uuid4()
+    monkeypatch.setattr(engines, "compiled_with", lambda precision: str(mark))      # else kept since the last time
+
+    def logits_of(seed: int, gelu: str) -> tuple[np.ndarray, set[Path]]:
+        """What a network with random weights answers, and the graphs that were kept by that."""
+        config = ViTConfig(image_size=12, patch_size=4, num_classes=3, dim=20, depth=1, num_heads=2, mlp_dim=28,
+                           pool="flatten", gelu=gelu)
+        net, random = ViT(config), np.random.default_rng(seed)
+        for parameter in net.get_parameters():
+            parameter.set_data(ms.Tensor(random.normal(0, 0.3, parameter.shape).astype(np.float32)))
+        file, names = tmp_path / f"{seed}-{gelu}.safetensors", ["a", "b", "c"]
+        save_parameters(file, net.parameters_dict(), ModelSpec(config=config, labels=Labels(names, names),
+                                                               preprocessing=Preprocessing(image_size=12)))
+        before = set((cache_folder() / "graphs").glob("*"))
+        with monkeypatch.context() as patch:
+            patch.setattr(engines, "graph_cache", lambda what: contextlib.nullcontext())
+            compiled = ms_vit.Predictor(file, batch_size=3).logits(images)
+        kept = ms_vit.Predictor(file, batch_size=3).logits(images)
+        np.testing.assert_array_equal(kept, compiled)
+        return kept, {graph for graph in (cache_folder() / "graphs").glob("*") if len(graph.name) == 16} - before
+
+    first, made = logits_of(1, "exact")
+    again, none = logits_of(2, "exact")
+    other, more = logits_of(2, "tanh")
+    assert (len(made), len(none), len(more)) == (1, 0, 1)
+    assert not np.allclose(first, again) and (again != other).any()

@@ -1,5 +1,6 @@
 """A run that was stopped, killed or damaged ends as one that wasn't, to the bit."""
 
+import contextlib
 import errno
 import json
 import os
@@ -131,6 +132,21 @@ def test_a_run_stopped_at_a_step_ends_in_the_same_bits(step, root, unbroken, tmp
     assert read_state(Checkpoints(tmp_path / "run").newest()).step == step
     ms_vit.train(recipe(root), tmp_path / "run")
     assert outcome(tmp_path / "run") == unbroken
+
+
+def test_a_run_stopped_at_its_first_step_has_kept_the_graph_of_it(root, tmp_path, monkeypatch):
+    kept = []
+
+    @contextlib.contextmanager
+    def graph_cache(what):
+        yield
+        kept.append(what.split()[0])
+
+    monkeypatch.setattr("ms_vit.training.trainer.graph_cache", graph_cache)
+    stop_at(1, monkeypatch)
+    with pytest.raises(Interrupted):
+        ms_vit.train(recipe(root), tmp_path / "run")
+    assert kept == ["step"]
 
 
 def test_stopped_in_validation_a_run_is_saved_and_goes_on_to_the_same_bits(root, unbroken, tmp_path, monkeypatch):

@@ -12,11 +12,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
+from ms_vit.caches import graph_cache
 from ms_vit.device import use_device
 from ms_vit.errors import UsageError
 from ms_vit.inference.kept import Logits, load_kept
 from ms_vit.models.kernels import pack
-from ms_vit.models.kernels.precision import PRECISIONS, computing_in
+from ms_vit.models.kernels.precision import PRECISIONS, compiled_with, computing_in
 from ms_vit.progress import say
 from ms_vit.weights.exports import FORMATS, Exporter, exporter
 from ms_vit.weights.files import ModelSpec
@@ -51,7 +52,8 @@ def load_engine(name: str, weights: Path, model: str | None, *, device: str | No
         with computing_in(precision):
             net, spec = load_model(weights, model)
         pack(net)
-        return on_mindspore(net, batch_size, singly), spec
+        graph = f"{spec.config} {device} {compiled_with(precision)}"
+        return on_mindspore(net, batch_size, singly, graph=graph), spec
     if device is not None and device.lower() != "cpu":
         raise UsageError(f"--engine {name} runs on the CPU, not on {device}; leave --device out")
     to = exporter(name)
@@ -88,18 +90,26 @@ def load_ir(to: Exporter, path: Path) -> tuple[Logits, ModelSpec]:
     return to.run(path), spec
 
 
-def on_mindspore(net: nn.Cell, batch_size: int, singly: bool = False) -> Logits:
+def on_mindspore(net: nn.Cell, batch_size: int, singly: bool = False, *, graph: str) -> Logits:
     """A network in MindSpore, for up to `batch_size` images; it must not be training.
 
     A smaller batch is filled up and the filling's answers dropped: another shape would compile the graph anew.
     singly: that is done once, for a batch of one, and up to half a batch goes image by image.
+    graph: names all that decides what is compiled but for the shape of a batch, which is kept for the next process.
     """
+    compiled: set[tuple[int, ...]] = set()
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        first = images.shape not in compiled
+        compiled.add(images.shape)
+        with graph_cache(f"logits {images.shape} {graph}") if first else contextlib.nullcontext():
+            return net(ms.Tensor(images)).asnumpy().astype(np.float32)
+
     def logits(images: np.ndarray) -> np.ndarray:
         if singly and len(images) <= batch_size // 2:
-            return np.concatenate([net(ms.Tensor(images[at:at + 1])).asnumpy() for at in range(len(images))]).astype(
-                np.float32)
+            return np.concatenate([predict(images[at:at + 1]) for at in range(len(images))])
         missing = batch_size - len(images)
         if missing:
             images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
-        return net(ms.Tensor(images)).asnumpy()[:batch_size - missing].astype(np.float32)
+        return predict(images)[:batch_size - missing]
     return logits

@@ -18,7 +18,7 @@ from ms_vit.data.labels import labels_for
 from ms_vit.data.layout import find_layout
 from ms_vit.data.memory import memory_share
 from ms_vit.data.pipeline import Batches, naming_bad_images, numpy_batches
-from ms_vit.device import chip, cpu_count, sink_size, toolkit
+from ms_vit.device import cpu_count, sink_size
 from ms_vit.distributed import World
 from ms_vit.errors import DataError
 from ms_vit.inference.engines import on_mindspore
@@ -78,8 +78,7 @@ class Trainer(Callback):
     def __call__(self) -> Training:
         """Trains, or goes on with what is there of the run; see ms_vit.train for what it raises."""
         data = data_folder(self.recipe)
-        with (folder.locked(self.run, self.world), contextlib.ExitStack() as settings,
-              contextlib.ExitStack() as self.graph_cache):
+        with folder.locked(self.run, self.world), contextlib.ExitStack() as settings:
             self.open(data)
             settings.enter_context(precision.computing_in(self.state.precision))
             self.prepare_model(data)
@@ -184,8 +183,14 @@ class Trainer(Callback):
         self.model = Model(self.step)
         self.operators = compiled.library() if compiled.wanted() else None
         # All that decides what is compiled.
-        self.graph = (f"{recipe.as_dict()} {config} {self.learning_rates.tolist()} {self.device} {chip()} {toolkit()} "
-                      f"{self.state.precision} {self.operators} {self.world} {teacher and teacher.net.config}")
+        graph = (f"{recipe.as_dict()} {config} {self.learning_rates.tolist()} {self.world} "
+                 f"{teacher and teacher.net.config} {precision.compiled_with(self.state.precision)}")
+        # The cache knows our sources, and none of other packages' parts.
+        builders = optimizers[recipe.optimizer.name], losses[recipe.loss.name]
+        ours = all(part.__module__.startswith("ms_vit.") for part in builders)
+        self.step_graph: contextlib.AbstractContextManager[None] = \
+            graph_cache(f"step {graph}") if ours else contextlib.nullcontext()
+        self.logits = on_mindspore(self.averaged or self.net, self.validation.own_batch_size, graph=graph)
         self.state_dicts = {MODEL: self.net.parameters_dict(), OPTIMIZER: self.step.state()}
         if self.averaged:
             self.state_dicts[AVERAGE] = dict(zip(self.state_dicts[MODEL], self.averaged.get_parameters(), strict=True))
@@ -226,9 +231,6 @@ class Trainer(Callback):
         self.seconds = self.saving_seconds = 0.0
         self.saved, self.save_failed = time.perf_counter(), ""
         self.logged = self.epoch_began = self.data_wait.seconds     # marks
-        builders = optimizers[self.recipe.optimizer.name], losses[self.recipe.loss.name]
-        # The cache knows our sources, and none of other packages' parts.
-        self.cached = {"step"} if any(not part.__module__.startswith("ms_vit.") for part in builders) else set()
 
     @property
     def parameters(self) -> int:
@@ -293,22 +295,25 @@ class Trainer(Callback):
         left = self.batches.steps - self.done
         if not left:
             return
-        self.use_graph_cache("step")
         self.epoch_began = self.data_wait.seconds
         # In this order: a step is counted, judged and saved, and the time of all of that counts as its own.
         callbacks = [self.throughput, self, self.data_wait]
         pipeline = self.batches.epoch(self.state.epoch, skip=self.done)
         sink = sink_size(self.device, left, self.step.recent.steps)
-        if sink:
-            self.model.train(left // sink, pipeline, callbacks, dataset_sink_mode=True, sink_size=sink)
-        else:
-            self.model.train(1, pipeline, callbacks, dataset_sink_mode=False)
+        with contextlib.ExitStack() as self.compiling:
+            self.compiling.enter_context(self.step_graph)
+            self.step_graph = contextlib.nullcontext()      # the next epoch's is the same
+            if sink:
+                self.model.train(left // sink, pipeline, callbacks, dataset_sink_mode=True, sink_size=sink)
+            else:
+                self.model.train(1, pipeline, callbacks, dataset_sink_mode=False)
 
     def on_train_begin(self, run_context: Any) -> None:
         self.before = 0                 # steps of this call of Model.train that were counted
 
     def on_train_step_end(self, run_context: Any) -> None:
         """After a step, or after the several that a device takes on its own."""
+        self.compiling.close()          # so that the graph is kept, though the run be stopped
         number = run_context.original_args().cur_step_num
         self.throughput.taken(number - self.before)
         self.unseen += number - self.before
@@ -362,10 +367,8 @@ class Trainer(Callback):
         """Scores the network, or its average, as it is."""
         scored = self.averaged or self.net
         scored.set_train(False)
-        self.use_graph_cache("validation")
         images = until(self.stop, numpy_batches(batches.epoch()))
-        scores = score(on_mindspore(scored, batches.own_batch_size), images, classes=self.spec.config.num_classes,
-                       total=batches.steps).over(self.world)
+        scores = score(self.logits, images, classes=self.spec.config.num_classes, total=batches.steps).over(self.world)
         self.net.set_train(True)
         return scores
 
@@ -449,13 +452,6 @@ class Trainer(Callback):
             self.metrics.rewind(self.state)
         self.checkpoints.restore(good, self.state_dicts)
         self.optimizer.lr_scale.set_data(ms.Tensor([0.5**rollbacks], ms.float32))
-
-    def use_graph_cache(self, what: str) -> None:
-        """For the graph that is compiled next: they come in another order in a run that goes on."""
-        if what not in self.cached:
-            self.cached.add(what)
-            self.graph_cache.close()
-            self.graph_cache.enter_context(graph_cache(f"{what} {self.graph}"))
 
     # --- the end
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import mindspore as ms
 
-from ms_vit.device import chip
+from ms_vit.device import chip, toolkit
 from ms_vit.errors import UsageError
 from ms_vit.models.kernels import compiled
 
@@ -42,6 +42,12 @@ def computing_in(precision: str) -> Iterator[None]:
 def now() -> str:
     """The precision of cells that are made now."""
     return _now
+
+
+def compiled_with(precision: str) -> str:
+    """What graphs are compiled with here, whatever they are of: device, chip, toolkit, our operators, precision."""
+    operators = compiled.library() if compiled.wanted() else None
+    return f"{ms.get_context('device_target')} {chip()} {toolkit()} {operators} {precision}"
 
 
 def product_type() -> Any:
