@@ -5,11 +5,16 @@ is first used, so that `import ms_vit` costs nothing.
 """
 
 import importlib
+import os
 import sys
 import types
 from typing import Any
 
 __version__ = "0.2.0.dev0"
+
+# MindSpore's own warnings (level 2) are about its internals, such as each graph that isn't kept yet; errors still show.
+# It reads this when it is imported.
+os.environ.setdefault("GLOG_v", "3")
 
 _VERBS = ("download", "check", "pack", "train", "eval", "infer", "serve", "report", "export", "doctor")
 _HOME = {verb: f"ms_vit.{verb}" for verb in _VERBS} | {

@@ -9,7 +9,6 @@ import difflib
 import importlib
 import inspect
 import json
-import os
 import re
 import signal
 import sys
@@ -74,8 +73,6 @@ def run(function: Callable[..., Any], argv: list[str] | None = None, *, prog: st
     `arguments` and `call` are for a verb whose options are not simply its parameters: the first adds them to the
     parser, the second makes the call from those, and only those, that were given.
     """
-    # MindSpore's own warnings (level 2) are about its internals; errors still show.
-    os.environ.setdefault("GLOG_v", "3")
     from jsonargparse import ArgumentError
 
     from ms_vit import schema
