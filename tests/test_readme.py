@@ -190,9 +190,9 @@ def test_what_differs_between_the_readmes_is_told(old, new, told):
 
 
 def test_a_slip_of_the_translation_is_told():
-    assert "2.1 秒" in CHINESE and "| 70.32 |" in CHINESE
-    assert differences(README, CHINESE.replace("2.1 秒", "2.1 分钟")) == [
-        'in "Your own images" ("使用自己的图像"):', "- number: 2.1 s", "+ number: 2.1 minutes"]
+    assert "2.0 秒" in CHINESE and "| 70.32 |" in CHINESE
+    assert differences(README, CHINESE.replace("2.0 秒", "2.0 分钟")) == [
+        'in "Your own images" ("使用自己的图像"):', "- number: 2.0 s", "+ number: 2.0 minutes"]
     (title, ours, theirs) = differences(README, CHINESE.replace("| 70.32 |", "| 70.23 |"))
     assert title == 'in "Accuracy" ("准确率"):' and "| 70.32 |" in ours and "| 70.23 |" in theirs
     assert differences(README, CHINESE.replace("## 导出\n", "")) == ["README.md has 11 headings, README.zh-CN.md 10"]
