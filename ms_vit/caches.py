@@ -66,7 +66,7 @@ def folder_of_process() -> Path | None:
     """Where MindSpore writes and reads graphs while this process lives; None where there can't be such."""
     try:
         ast.parse(Path(sys.argv[0]).read_text())    # MindSpore reads the program that was started, and stumbles over -c
-        folder = name_of_process()
+        folder = path_of_process()
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError, SyntaxError):      # no such program; no home, or one that can't be written
         return None
@@ -74,8 +74,8 @@ def folder_of_process() -> Path | None:
 
 
 @functools.cache
-def name_of_process() -> Path:
-    """The folder's; once made it may come and go. Raises OSError."""
+def path_of_process() -> Path:
+    """Its path, one for all of its life: the folder comes and goes with each graph. Raises OSError."""
     (graphs := cache_folder() / "graphs").mkdir(parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(prefix="process-", dir=graphs))
 

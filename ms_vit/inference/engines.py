@@ -95,7 +95,7 @@ def on_mindspore(net: nn.Cell, batch_size: int, singly: bool = False, *, graph: 
 
     A smaller batch is filled up and the filling's answers dropped: another shape would compile the graph anew.
     singly: that is done once, for a batch of one, and up to half a batch goes image by image.
-    graph: names all that decides what is compiled but for the shape of a batch, which is kept for the next process.
+    graph: names all that decides what is compiled, but for the shape of a batch; see graph_cache, which keeps it.
     """
     compiled: set[tuple[int, ...]] = set()
 
