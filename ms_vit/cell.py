@@ -12,8 +12,9 @@ class TopCell(nn.Cell):
 
     In each call MindSpore (2.7 to 2.10) tells the phase to every cell below the one that is called, one by one: 2 ms
     for a ViT of 12 blocks. Only the one that is called needs to know. And what compiling took goes back to the system
-    before the graph runs: 40 MB for such a ViT's training step. And where graphs are cached, compiling puts another
-    stream in the place of sys.stderr, after which a notebook's cells don't end; here sys.stderr stays what it was.
+    before the graph runs: 40 MB for such a ViT's training step. And where graphs are cached, an `import sys` in the
+    program that was started has compiling bring back what `sys` held as Python began, its streams and hooks: a
+    notebook's cells would no longer end, or show what they come to. Here `sys` stays what it was.
     """
 
     @property
@@ -25,11 +26,11 @@ class TopCell(nn.Cell):
         self._compile_phase = phase
 
     def compile(self, *args, **kwargs) -> None:
-        graphs, stderr = len(self.compile_cache), sys.stderr
+        graphs, before = len(self.compile_cache), dict(vars(sys))
         try:
             super().compile(*args, **kwargs)
         finally:
-            sys.stderr = stderr
+            vars(sys).update(before)
         if len(self.compile_cache) > graphs:
             with contextlib.suppress(AttributeError):       # not every C library has it
                 ctypes.CDLL(None).malloc_trim(0)

@@ -24,12 +24,12 @@ PROGRAM = """
 import sys
 
 import mindspore as ms
-from mindspore import nn
 
 from ms_vit.caches import graph_cache
+from ms_vit.cell import TopCell
 
 
-class Times(nn.Cell):
+class Times(TopCell):
     def __init__(self, factor):
         super().__init__()
         self.factor = factor
@@ -38,10 +38,13 @@ class Times(nn.Cell):
         return x * self.factor
 
 
+sys.displayhook = sys.stderr = sys.stdout
+before = dict(vars(sys))
 ms.set_context(mode=ms.GRAPH_MODE)
 for what, factor in (word.split(":") for word in sys.argv[1:]):
     with graph_cache(what):
         print(Times(float(factor))(ms.Tensor(1.0)), Times(-1.0)(ms.Tensor(1.0)))
+    assert vars(sys) == before, {name for name in before if vars(sys)[name] is not before[name]}
 """
 
 
@@ -53,6 +56,7 @@ def test_each_graph_is_found_by_its_name_alone_in_any_process_and_order(tmp_path
         """Of what a name is asked for with: that one's factor shows what was compiled, the kept one's what was read."""
         ran = subprocess.run([sys.executable, tmp_path / "program.py", *words], capture_output=True, text=True,
                              env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)})
+        assert not ran.returncode, ran.stderr
         lines = [[float(word) for word in line.split()] for line in ran.stdout.splitlines()]
         assert all(second == -1 for _, second in lines), ran.stderr     # only the first inside is kept
         return [int(first) for first, _ in lines]

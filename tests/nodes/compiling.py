@@ -50,6 +50,7 @@ def compile_step(case: dict[str, Any], folder: Path) -> None:
         save_parameters(recipe.train.teacher, ViT(config).parameters_dict(), dataclasses.replace(spec, config=config))
     trainer = Trainer(recipe, folder, device=ms.get_context("device_target"), stop=Stop())
     trainer.spec, trainer.batches = spec, SimpleNamespace(steps=10)
+    trainer.validation = SimpleNamespace(own_batch_size=BATCH)
     trainer.state.precision = case["precision"]
     with precision.computing_in(case["precision"]):
         trainer.prepare_step()
