@@ -110,7 +110,9 @@ def next_number(folder: Path) -> int | None:
 
 
 def lay_out_graph(kept: Path, folder: Path, number: int | None) -> None:
-    """Has MindSpore find the kept graph, if there is one, under this number."""
+    """Has MindSpore find the kept graph, if there is one, under this number. It counts as new from now on."""
+    with contextlib.suppress(OSError):      # there is none, or it is another user's
+        os.utime(kept)
     for place in folder.glob(PLACE) if number is not None else ():
         for file in kept.glob("graph.*"):
             with contextlib.suppress(OSError):      # a file system without links: it is compiled
@@ -129,7 +131,10 @@ def keep_graph(folder: Path, number: int | None, kept: Path) -> None:
 
 
 def forget_all_but_newest(folder: Path, keep: int = 32) -> None:
-    """Those that killed runs left half-made go this way, too. Another process may be renaming or doing the same."""
+    """The newest were made or used last. Those that killed runs left half-made go this way, too.
+
+    Another process may be renaming or doing the same.
+    """
     made: list[tuple[float, Path]] = []
     for entry in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):

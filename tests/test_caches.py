@@ -63,7 +63,11 @@ def test_each_graph_is_found_by_its_name_alone_in_any_process_and_order(tmp_path
 
     assert products("two:2", "three:3", "two:4") == [2, 3, 2]
     assert products("five:5", "three:6", "two:7", "eight:8") == [5, 3, 2, 8]
+    kept = list((tmp_path / "ms-vit/graphs").iterdir())
+    for graph in kept:
+        os.utime(graph, (0, 0))
     assert products("two:9", "nine:9", "ten:10", "five:11") == [2, 9, 10, 5]
+    assert sum(graph.stat().st_mtime > 0 for graph in kept) == 2    # which are forgotten last
     assert len(list((tmp_path / "ms-vit/graphs").iterdir())) == 6       # and nothing of the processes
 
 
