@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from mindspore.nn.utils import no_init_parameters
 
+from ms_vit.models.config import ViTConfig
+from ms_vit.models.start import start_as_keras
 from ms_vit.models.vit import ViT
 from ms_vit.recipe import Recipe
 
@@ -56,6 +58,35 @@ def test_the_five_networks_have_their_parameters():
         + encoder(768, 12, 768, 3072) + 2 * 768 + 769 * 10}
     assert counts["imagenet-subset"] == 86_567_656      # timm's vit_base_patch16_224
     assert counts["keras-cifar10"] == 21_666_762
+
+
+def test_keras_network_starts_as_keras():
+    """Limits by the shapes of its kernels: [64, 4, 64], [4, 64, 64], [108, 64], [1024, 10]; an embedding's is 0.05."""
+    net = ViT(Recipe.load("keras-cifar10").model.configure(num_classes=10, depth=1))
+    before = {parameter.name: parameter.asnumpy() for parameter in net.get_parameters()}
+    start_as_keras(net)
+    limits = {"patch_embed.proj.weight": 6 / (108 + 64), "pos_embed": 0.05**2,
+              "blocks.0.attn.qkv.weight": 6 / (64 * 4 + 64 * 64), "blocks.0.attn.proj.weight": 6 / (4 * 64 + 4 * 64),
+              "head.weight": 6 / (1024 + 10)}
+    for parameter in net.get_parameters():
+        drawn, square = parameter.asnumpy(), limits.get(parameter.name)
+        if square is None:
+            np.testing.assert_array_equal(drawn, before[parameter.name])
+            continue
+        assert square**0.5 * 0.99 < abs(drawn).max() <= square**0.5
+        np.testing.assert_allclose(drawn.std(), (square / 3) ** 0.5, rtol=0.03)     # that of a uniform distribution
+        assert abs(drawn.mean()) < 0.1 * drawn.std()
+
+
+def test_any_network_can_start_as_keras():
+    net = ViT(ViTConfig(image_size=8, patch_size=4, num_classes=4, dim=16, depth=2, num_heads=2, mlp_dim=16,
+                        stem=(4, 8), pos_embed="sincos", distilled=True))
+    before = {parameter.name: parameter.asnumpy() for parameter in net.get_parameters()}
+    start_as_keras(net)
+    changed = {parameter.name for parameter in net.get_parameters()
+               if not np.array_equal(parameter.asnumpy(), before[parameter.name])}
+    assert changed == {"head.weight", "head_dist.weight", *(
+        f"blocks.{block}.attn.{layer}.weight" for block in (0, 1) for layer in ("qkv", "proj"))}
 
 
 def test_keras_network_is_the_tutorials():

@@ -25,6 +25,7 @@ from ms_vit.inference.engines import on_mindspore
 from ms_vit.inference.predictor import score
 from ms_vit.inference.scores import Scores
 from ms_vit.models.kernels import compiled, precision
+from ms_vit.models.start import start_as_keras
 from ms_vit.models.vit import ViT
 from ms_vit.progress import say, warn
 from ms_vit.recipe import Recipe
@@ -163,6 +164,8 @@ class Trainer(Callback):
         """The network, its optimiser, and the step that Model.train takes; each by its section of the recipe."""
         recipe, config, train = self.recipe, self.spec.config, self.recipe.train
         self.net = ViT(config)
+        if recipe.model.weight_init == "keras":
+            start_as_keras(self.net)
         self.averaged = ViT(config) if train.ema else None
         self.learning_rates = schedules[recipe.schedule.name](
             recipe.optimizer.lr, train.epochs, self.batches.steps, recipe.schedule)
