@@ -134,7 +134,8 @@ class Named:
         name: vit_{tiny,small,base,large}_patch{8,14,16,32}_SIZE; where not given, what the weights are, or else
             vit_tiny_patch16_224.
         weights: file of any format to start from.
-        weight_init: what starts without such - paper, as the paper's own code draws it, or keras, as Keras's layers do.
+        weight_init: what starts without such - paper, as the paper's own code draws it, patches as timm does; keras, as
+            Keras's layers do.
     """
 
     name: str | None = None

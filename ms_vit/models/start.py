@@ -17,7 +17,7 @@ def start_as_keras(net: ViT) -> None:
     """
     config = net.config
     dim, heads, head_dim = config.dim, config.num_heads, config.head_dim
-    if not config.stem:
+    if not config.stem:     # behind one it is a dense layer, which starts alike in both
         draw(net.patch_embed.proj.weight, sqrt(6 / (config.channels * config.patch_size**2 + dim)))
     if net.pos_embed is not None and net.pos_embed.requires_grad:
         draw(net.pos_embed, 0.05)       # an embedding's
