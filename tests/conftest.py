@@ -4,6 +4,7 @@ import gc
 import http.server
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -27,6 +28,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Compiled kernels and graphs are kept beside pytest's own cache, not among the user's. Runs are not shown."""
     os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("ms-vit"))
     os.environ["MS_VIT_REPORT"] = "off"     # seconds of each of many runs; tests of reports ask for them
+    # What a shell starts in the background ignores SIGINT, and so would what tests start and send it to.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if sys.argv[0] == "-c":     # so xdist starts its workers, and MindSpore keeps no graphs of such a program
         sys.argv[0] = __file__
 

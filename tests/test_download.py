@@ -1,7 +1,6 @@
 """The verb download: verified or nothing, resumed where it broke off, and one clear line when it can't be."""
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
@@ -334,10 +333,7 @@ def test_a_run_that_is_interrupted_leaves_only_the_part(serve, archive, tmp_path
     server = serve(archive.parent)
     server.stall_at = 100_000
     command = [sys.executable, "-m", "ms_vit.download", card(tmp_path, server.url), "--root", str(root)]
-    # What a shell starts in the background ignores SIGINT, and so would its children.
-    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
-                          preexec_fn=listen) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as process:
         part = root / ".pets.part/pets.zip.part"
         wait_for(lambda: part.exists() and len(server.asked) == 3)
         process.send_signal(signal.SIGINT)
