@@ -151,5 +151,9 @@ def test_a_teacher_that_is_not_there_is_told_in_a_line(root, tmp_path, run):    
     assert code in (1, 2) and str(tmp_path / "none") in told.splitlines()[-1]
     assert not (tmp_path / "run").exists()
     code, _, told = run("train", "--recipe", "digits", f"--data.root={root}", f"--run={tmp_path / 'run'}",
+                        f"--train.teacher={tmp_path / 'cifar10-teacher'}")      # as a recipe names its own
+    assert code == 1 and f"ms-vit train --recipe cifar10-teacher --run {tmp_path / 'cifar10-teacher'}" in told
+    assert not (tmp_path / "run").exists()
+    code, _, told = run("train", "--recipe", "digits", f"--data.root={root}", f"--run={tmp_path / 'run'}",
                         "--train.teacher_model=vit_tiny_patch16_224")
     assert code == 2 and told.splitlines()[-1].endswith("names the network of train.teacher, which is not given")

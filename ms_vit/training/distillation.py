@@ -6,10 +6,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from ms_vit.errors import UsageError
+from ms_vit.errors import DataError, UsageError
 from ms_vit.models.vit import ViT
 from ms_vit.progress import say
-from ms_vit.recipe import Loss, Recipe
+from ms_vit.recipe import RECIPES, Loss, Recipe
 from ms_vit.runs.checkpoints import model_file
 from ms_vit.training.losses import CrossEntropy, targets_of
 from ms_vit.weights.files import ModelSpec
@@ -115,7 +115,11 @@ def taught(net: ViT, loss: nn.Cell, recipe: Recipe, spec: ModelSpec) -> tuple[nn
     """
     if recipe.train.teacher is None:
         return net, loss, None
-    path, both = model_file(recipe.train.teacher), net.config.distilled
+    given = recipe.train.teacher
+    if not given.exists() and (RECIPES / f"{given.name}.yaml").is_file():      # a recipe's own, where none is named
+        raise DataError(f"the teacher {given} is not there; to train it first: ms-vit train --recipe {given.name} "
+                        f"--run {given}")
+    path, both = model_file(given), net.config.distilled
     teacher = Teacher(*load_model(path, recipe.train.teacher_model), spec, path)
     say(f"taught by {path}: {sum(parameter.size for parameter in teacher.net.get_parameters()):,} parameters"
         + (f", images resampled to {'x'.join(map(str, teacher.size))}" if teacher.resized else ""))
