@@ -14,6 +14,7 @@ from ms_vit.recipe import Recipe
 
 torch = pytest.importorskip("torch", reason="the systems are rebuilt in PyTorch: pip install -e .[parity]")
 pytest.importorskip("benchmarks.torch_cpu")
+from benchmarks.token_by_torch import TokenNet  # noqa: E402 (not without PyTorch)
 
 
 def network(recipe: str, **changes) -> ViT:
@@ -119,21 +120,20 @@ def test_keras_network_is_the_tutorials():
 
 
 def test_the_single_token_network_is_pytorchs_encoder():
-    net = network("mnist-token", num_classes=10, depth=2)
+    net = network("mnist-token", num_classes=10)
     given = weights(net)
-    layer = torch.nn.TransformerEncoderLayer(256, 8, 2048, activation="gelu", batch_first=True)
-    encoder = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
-    names = {"self_attn.in_proj_weight": "attn.qkv.weight", "self_attn.in_proj_bias": "attn.qkv.bias",
-             "self_attn.out_proj": "attn.proj", "linear1": "mlp.fc1", "linear2": "mlp.fc2"}
-    state = {}
-    for name in encoder.state_dict():
-        ours = name.replace("layers.", "blocks.")
-        for theirs, word in names.items():
-            ours = ours.replace(theirs, word)
-        state[name] = given[ours]
-    encoder.load_state_dict(state)
+    theirs = TokenNet("gelu").eval()
+    names = {"encoder.layers.": "blocks.", "self_attn.in_proj_weight": "attn.qkv.weight", "linear1": "mlp.fc1",
+             "self_attn.in_proj_bias": "attn.qkv.bias", "self_attn.out_proj": "attn.proj", "linear2": "mlp.fc2",
+             "embed.": "patch_embed.proj."}
+    state = theirs.state_dict()
+    for name, value in state.items():
+        ours = name
+        for word, our_word in names.items():
+            ours = ours.replace(word, our_word)
+        state[name] = given.pop(ours).reshape(value.shape)      # a patch is the whole digit: [256, 1, 28, 28]
+    assert not given
+    theirs.load_state_dict(state)
     with torch.no_grad():
-        x = torch.from_numpy(images(net)).flatten(1) @ given["patch_embed.proj.weight"].reshape(256, 784).T
-        x = encoder((x + given["patch_embed.proj.bias"])[:, None]).mean(1)
-        expected = x @ given["head.weight"].T + given["head.bias"]
+        expected = theirs(torch.from_numpy(images(net)).flatten(1))
     np.testing.assert_allclose(net(ms.Tensor(images(net))).asnumpy(), expected.numpy(), rtol=1e-3, atol=1e-3)
