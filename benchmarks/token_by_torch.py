@@ -80,7 +80,7 @@ def token_by_torch(activations: str = ",".join(ACTIVATIONS), seeds: int = 3, epo
     cli.at_least_one(seeds=seeds, epochs=epochs)
     kinds, here = chosen(activations, ACTIVATIONS, "activation"), machine()
     file = out / f"{name}.json"
-    runs = [Run(**run) for run in json.loads(file.read_text())["runs"]] if file.is_file() else []
+    runs = read(file, epochs)
     missing = [(seed, kind) for seed, kind in itertools.product(range(seeds), kinds)
                if (seed, kind) not in {(run.seed, run.activation) for run in runs}]
     if missing:
@@ -89,12 +89,24 @@ def token_by_torch(activations: str = ",".join(ACTIVATIONS), seeds: int = 3, epo
     for seed, kind in missing:
         runs.append(run := train(kind, seed, epochs, train_set, test_set))
         say(f"{kind}, seed {seed}: test top-1 {percent([run.top1[-1]])} %, {run.seconds:.0f} s")
-        save(out, name, {"command": f"python -m benchmarks.token_by_torch --activations {activations} --seeds {seeds}",
+        save(out, name, {"command": f"python -m benchmarks.token_by_torch --activations {activations} --seeds {seeds} "
+                                    f"--epochs {epochs}",
                          "machine": here | {"torch": torch.__version__}, "runs": [asdict(run) for run in runs]},
              f"{len(train_set[1]):,} images to train on, {epochs} epochs, float32, PyTorch {torch.__version__}.\n\n"
              + markdown(table(runs)))
     print(text(table(runs)))
     return Finished(out, name, len(missing))
+
+
+def read(file: Path, epochs: int) -> list[Run]:
+    """The runs that are recorded there. Raises DataError where they are none, or of another number of epochs."""
+    try:
+        runs = [Run(**run) for run in json.loads(file.read_text())["runs"]] if file.is_file() else []
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{file} holds no runs ({error}); remove it, or give another --name") from error
+    if others := {len(run.top1) for run in runs} - {epochs}:
+        raise DataError(f"{file} has runs of {others.pop()} epochs, not {epochs}; give another --name")
+    return runs
 
 
 def digits(folder: Path) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,18 @@ def test_each_run_is_kept_and_only_what_is_missing_is_done(root, tmp_path, capsy
     assert both[0] == first[0] and [run["activation"] for run in both] == ["relu", "gelu"]
     assert both[0]["train_loss"] != both[1]["train_loss"]
     assert {path.name for path in tmp_path.iterdir()} == {"t.json", "t.md"}
-    assert "| gelu | 1 |" in (tmp_path / "t.md").read_text()
+    assert "| gelu | 1 |" in (tmp_path / "t.md").read_text() and "--epochs 2`" in (tmp_path / "t.md").read_text()
+
+
+@pytest.mark.parametrize(("content", "says"), [
+    ("{}", "holds no runs ('runs'); remove it"), ("no JSON", "holds no runs"),
+    ('{"runs": [{"activation": "relu", "seed": 0, "train_loss": [1.0], "top1": [0.5], "seconds": 1.0}]}',
+     "has runs of 1 epochs, not 2; give another --name")])
+def test_a_file_of_other_runs_is_told_in_a_line_and_kept(content, says, root, tmp_path, capsys):
+    (tmp_path / "t.json").write_text(content)
+    assert token_by_torch.main([f"--root={root}", f"--out={tmp_path}", "--name=t", "--epochs=2", "--seeds=1"]) == 1
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1 and (tmp_path / "t.json").read_text() == content
 
 
 def test_the_same_seed_learns_the_same(root):
